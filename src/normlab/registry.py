@@ -6,7 +6,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from normlab.settings import convert
+from normlab.errors import Complaint
+from normlab.settings import Misfit, convert, describe
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 
@@ -19,7 +20,7 @@ class Parameter(NamedTuple):
 
 
 class Registry(Generic[Part]):
-    """The parts of one configuration group. Keyword-only parameters are settings; positional ones come from the code."""
+    """The parts of one configuration group: keyword-only parameters are settings, positional ones come from code."""
 
     def __init__(self, group: str) -> None:
         self.group = group
@@ -52,39 +53,33 @@ class Registry(Generic[Part]):
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
 
-    def check(self, name: str, params: Mapping[str, Any]) -> dict[str, str]:
-        """Return what is wrong with a choice, by parameter (the key "" for the name itself); empty if all is right."""
+    def check(self, where: str, name: str, params: Mapping[str, Any]) -> list[Complaint]:
+        """Return what is wrong with a choice that stands at the key `where`; nothing if all is right."""
         if name not in self._parts:
-            return {"": unknown(name, self.names())}
+            return [unknown(where, name, self.names())]
         known = self.parameters(name)
-        problems: dict[str, str] = {}
+        complaints: list[Complaint] = []
         for key, value in params.items():
             if key not in known:
-                problems[key] = f"'{name}' has no such parameter; {_listing(list(known))}"
+                complaints.append(unknown(f"{where}.{key}", key, list(known), f"a parameter of '{name}'"))
                 continue
             try:
                 convert(value, known[key].hint)
-            except ValueError as problem:
-                problems[key] = str(problem)
+            except Misfit as misfit:
+                complaints.append(Complaint(f"{where}.{key}", misfit.problem, misfit.remedy))
         for key, parameter in known.items():
             if parameter.default is inspect.Parameter.empty and key not in params:
-                problems[key] = f"'{name}' needs it"
-        return problems
+                complaints.append(Complaint(f"{where}.{key}", "is missing", f"give {describe(parameter.hint)}"))
+        return complaints
 
     def build(self, name: str, params: Mapping[str, Any], /, *arguments: Any) -> Any:
-        """Call the part with checked parameters, converted to their declared types."""
-        if problems := self.check(name, params):
-            raise ValueError(f"{self.group} {name}: {problems}")
+        """Call the part with its parameters converted to their declared types; raise `Misfit` for what does not fit."""
         known = self.parameters(name)
         return self._parts[name](*arguments, **{key: convert(value, known[key].hint) for key, value in params.items()})
 
 
-def unknown(name: str, choices: list[str]) -> str:
-    """Say that a name is not among the choices, with the nearest one first."""
+def unknown(where: str, name: str, choices: list[str], what: str = "known") -> Complaint:
+    """Say that a name is not among the choices, and which one is nearest."""
     near = difflib.get_close_matches(name, choices, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"'{name}' is not known; {hint}there are {', '.join(choices)}"
-
-
-def _listing(names: list[str]) -> str:
-    return f"it has {', '.join(names)}" if names else "it has none"
+    listing = f"there are {', '.join(choices)}" if choices else "there are none"
+    return Complaint(where, f"'{name}' is not {what}", f"did you mean '{near[0]}'? {listing}" if near else listing)

@@ -57,9 +57,9 @@ class Length:
         except ValueError:
             value = math.nan
         if unit not in ("steps", "epochs", "images", "minutes") or not (0 < value < math.inf):
-            raise ValueError(f"must be a length with its unit, such as '10 epochs' or '500 steps', got {text!r}")
+            raise ValueError(f"{text!r} is not a length with its unit")
         if unit in ("steps", "images") and value != int(value):
-            raise ValueError(f"must be a whole number of {unit}, got {text!r}")
+            raise ValueError(f"{text!r} is not a whole number of {unit}")
         return cls(value, unit)
 
     def __str__(self) -> str:
@@ -73,80 +73,82 @@ class Unit:
     def __init__(self, *units: str) -> None:
         self.units = units
 
+    def __contains__(self, length: Length) -> bool:
+        return length.unit in self.units
+
+    def __str__(self) -> str:
+        return "in " + " or ".join(self.units)
+
+
+class Misfit(ValueError):
+    """A value that a setting does not allow; `problem` says what it is, `remedy` what it should be."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem} — {remedy}")
+        self.problem, self.remedy = problem, remedy
+
 
 def convert(value: Any, hint: Any) -> Any:
-    """Return `value` as the type that `hint` names, or raise ValueError with what it must be and what it is.
+    """Return `value` as the type that `hint` names, or raise `Misfit` with what it is and what it should be.
 
     Numbers must be finite, a whole float counts as an int, text never counts as a number, and a list becomes a tuple.
     """
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _restricted(value, arguments[0], arguments[1:])
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (inner,) = [argument for argument in arguments if argument is not type(None)]
-        return convert(value, inner)
-    if origin is Literal:
-        if value not in arguments:
-            raise ValueError(f"must be one of {', '.join(map(str, arguments))}, got {value!r}")
-        return value
-    if origin is tuple:
-        return _sequence(value, arguments)
-    if hint is Length:
-        if not isinstance(value, (str, Length)):
-            raise ValueError(f"must be a length with its unit, such as '10 epochs' or '500 steps', got {value!r}")
-        return Length.parse(str(value))
-    return _scalar(value, hint)
+    try:
+        return _fit(value, hint)
+    except ValueError:
+        shown = str(value) if isinstance(value, Length) else repr(value)
+        raise Misfit(f"got {shown}", f"give {describe(hint)}") from None
 
 
 def describe(hint: Any) -> str:
     """Return in a few words what values a hint allows, for lists and messages."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        restrictions = [str(extra) for extra in arguments[1:] if isinstance(extra, Range)]
-        restrictions += [" or ".join(extra.units) for extra in arguments[1:] if isinstance(extra, Unit)]
-        return " ".join([describe(arguments[0]), *restrictions])
+        return " ".join([describe(arguments[0]), *map(str, arguments[1:])])
     if origin in (Union, types.UnionType):
         return " or ".join("null" if argument is type(None) else describe(argument) for argument in arguments)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin is tuple:
         items = arguments[:-1] if arguments[-1] is Ellipsis else arguments
-        return "list of " + ", ".join(describe(item) for item in items)
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false", Length: "length"}
+        return "a list of " + ", ".join(describe(item) for item in items)
+    length = "a length with its unit, such as '10 epochs' or '500 steps',"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Length: length}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _restricted(value: Any, hint: Any, restrictions: Sequence[object]) -> Any:
-    converted = convert(value, hint)
-    for restriction in restrictions:
-        if isinstance(restriction, Range) and converted not in restriction:
-            raise ValueError(f"must be {restriction}, got {value!r}")
-        if isinstance(restriction, Unit) and converted.unit not in restriction.units:
-            raise ValueError(f"must be in {' or '.join(restriction.units)}, got {str(value)!r}")
-    return converted
-
-
-def _sequence(value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"must be a list, got {value!r}")
-    items = list(typing.cast(Sequence[Any], value))
-    if arguments[-1] is Ellipsis:
-        return tuple(convert(item, arguments[0]) for item in items)
-    if len(items) != len(arguments):
-        raise ValueError(f"must have {len(arguments)} entries, got {items!r}")
-    return tuple(convert(item, hint) for item, hint in zip(items, arguments, strict=True))
-
-
-def _scalar(value: Any, hint: Any) -> Any:
+def _fit(value: Any, hint: Any) -> Any:
+    """`convert`, but for its message: raise any ValueError where the value does not fit."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        converted = _fit(value, arguments[0])
+        if not all(converted in restriction for restriction in arguments[1:]):
+            raise ValueError
+        return converted
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = [argument for argument in arguments if argument is not type(None)]
+        return _fit(value, inner)
+    if origin is Literal:
+        return arguments[arguments.index(value)]
+    if origin is tuple:
+        return _fit_sequence(value, arguments)
+    if hint is Length and isinstance(value, (str, Length)):
+        return Length.parse(str(value))
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is bool and isinstance(value, bool):
-        return value
     if hint is int and number and value == value // 1:
         return int(value)
     if hint is float and number and math.isfinite(value):
         return float(value)
-    if hint is str and isinstance(value, str):
+    if hint in (bool, str) and type(value) is hint:
         return value
-    raise ValueError(f"must be a {describe(hint)}, got {value!r}".replace("a true or false", "true or false"))
+    raise ValueError
+
+
+def _fit_sequence(value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError
+    items = list(typing.cast(Sequence[Any], value))
+    hints = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)
+    return tuple(_fit(item, hint) for item, hint in zip(items, hints, strict=True))
