@@ -78,8 +78,13 @@ class Registry(Generic[Part]):
         return self._parts[name](*arguments, **{key: convert(value, known[key].hint) for key, value in params.items()})
 
 
+def nearest(name: str, choices: list[str]) -> list[str]:
+    """Return the choice that a mistyped name most likely meant, or nothing."""
+    return difflib.get_close_matches(name, choices, n=1)
+
+
 def unknown(where: str, name: str, choices: list[str], what: str = "known") -> Complaint:
     """Say that a name is not among the choices, and which one is nearest."""
-    near = difflib.get_close_matches(name, choices, n=1)
+    near = nearest(name, choices)
     listing = f"there are {', '.join(choices)}" if choices else "there are none"
     return Complaint(where, f"'{name}' is not {what}", f"did you mean '{near[0]}'? {listing}" if near else listing)

@@ -5,6 +5,7 @@ parameters of a part. `convert` reads them, so that both are checked, listed and
 """
 
 import math
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -65,6 +66,20 @@ class Length:
     def __str__(self) -> str:
         unit = self.unit[:-1] if self.value == 1 else self.unit
         return f"{self.value:.12g} {unit}"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Restricts a text to a regular expression, which `words` describes."""
+
+    expression: str
+    words: str
+
+    def __contains__(self, text: str) -> bool:
+        return re.fullmatch(self.expression, text) is not None
+
+    def __str__(self) -> str:
+        return self.words
 
 
 class Unit:

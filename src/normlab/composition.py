@@ -1,0 +1,126 @@
+"""From the words of a command line to a tree of plain values, by Hydra: the one module that knows it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from normlab.config import PARTS, Tree, flatten
+from normlab.errors import Complaint, ConfigurationError
+from normlab.registry import nearest, unknown
+
+# Keys that take the name of a part although they are no groups of their own: `normalization.discriminator=layer`.
+SLOTS = {where: group for where, group in PARTS.items() if "." in where}
+
+
+def configs_dir() -> Path:
+    """Return the folder of configuration groups: `configs/` of the checkout, else the copy inside the package."""
+    here = Path(__file__).resolve().parent
+    candidates = (here.parents[1] / "configs", here / "configs")
+    return next(folder for folder in candidates if (folder / "config.yaml").is_file())
+
+
+def with_slots(word: str) -> str:
+    """Rewrite `normalization.generator=layer` to Hydra's own form, `technique@normalization.generator=layer`."""
+    key, equals, value = word.partition("=")
+    return f"{SLOTS[key]}@{key}={value}" if equals and key in SLOTS else word
+
+
+def compose(overrides: list[str], config_dir: str | None = None) -> tuple[Tree, list[Complaint]]:
+    """Return the tree that the overrides describe, and a complaint for each override that had to be left out."""
+    words = [with_slots(word) for word in overrides]
+    try:
+        return _compose(words, config_dir), []
+    except (HydraException, OmegaConfBaseException):
+        return _compose_what_holds(words, config_dir)
+
+
+def choices(group: str) -> list[str]:
+    """Return the names of a group's files, `both/spectral` for those in a folder."""
+    folder = configs_dir() / group
+    names = [file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")]
+    return sorted(names, key=lambda name: ("/" in name, name))
+
+
+def part_defaults(group: str, name: str) -> Tree:
+    """Return the parameters that `configs/<group>/<name>.yaml` gives; none if there is no such file."""
+    path = configs_dir() / group / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    tree = cast(Tree, OmegaConf.to_container(OmegaConf.load(path)))
+    return {key: value for key, value in tree.items() if key not in ("defaults", "name")}
+
+
+def hand_to_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
+    """Run Hydra's own main on a command line: sweeps, `--cfg`, `--help`, tab completion."""
+    sys.argv = ["normlab train", *map(with_slots, arguments)]
+    decorate = hydra.main(version_base="1.3", config_path=str(configs_dir()), config_name="config")
+    decorate(task)()
+
+
+def _compose(words: list[str], config_dir: str | None) -> Tree:
+    extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    with hydra.initialize_config_dir(str(configs_dir()), version_base="1.3"):
+        config = hydra.compose("config", [*words, *extra])
+    return cast(Tree, OmegaConf.to_container(config, resolve=True))
+
+
+def _compose_what_holds(words: list[str], config_dir: str | None) -> tuple[Tree, list[Complaint]]:
+    """Hydra stops at the first wrong override; add them one by one, groups first, and collect what each one meets."""
+    tree, held = _compose([], config_dir), list[str]()
+    complaints: list[Complaint] = []
+    for word in sorted(words, key=lambda word: not _names_group(word)):
+        try:
+            tree = _compose([*held, word], config_dir)
+            held.append(word)
+        except (HydraException, OmegaConfBaseException) as error:
+            complaints.append(_explain(word, error, tree))
+    return tree, complaints
+
+
+def _names_group(word: str) -> bool:
+    key = word.partition("=")[0].lstrip("+~")
+    return "@" in key or (configs_dir() / key).is_dir()
+
+
+def _explain(word: str, error: Exception, tree: Tree) -> Complaint:
+    key, equals, value = word.partition("=")
+    group, _, slot = key.lstrip("+~").partition("@")
+    where = slot or group
+    if not equals:
+        return Complaint(word, "is no setting", "write KEY=VALUE")
+    if isinstance(error, MissingConfigException):
+        return unknown(where, value, choices(group))
+    if "Ambiguous value" in str(error):
+        return Complaint(where, f"got several values, {value}", "add -m to sweep over them, or write a list as [a,b]")
+    if "in struct" in str(error.__cause__) or "not in struct" in str(error):
+        return _unknown_key(where, tree)
+    return Complaint(where, f"cannot be read: {str(error).splitlines()[0]}", "see `normlab train --help`")
+
+
+def _unknown_key(where: str, tree: Tree) -> Complaint:
+    """Say that a key is not there, with the keys that end alike, else its neighbours, else the nearest one."""
+    keys = [key for key, _ in flatten(tree)]
+    section, _, last = where.rpartition(".")
+    alike = [key for key in keys if key.rpartition(".")[2] == last][:3]
+    beside = [key for key in keys if section and key.startswith(f"{section}.")]
+    part = tree
+    for name in section.split(".") if section else []:
+        part = part.get(name, {}) if isinstance(part, dict) else {}
+    if section and isinstance(part, dict) and "name" in part:
+        names = [key for key in part if key != "name" and not isinstance(part[key], dict)]
+        return unknown(where, last, names, f"a parameter of '{part['name']}'")
+    near = alike or nearest(where, beside) or nearest(where, keys)
+    remedy = f"did you mean {' or '.join(near)}?" if near else "`normlab train --cfg job` shows every setting"
+    return Complaint(where, "is no setting", remedy)
+
+
+def refuse(complaints: list[Complaint]) -> None:
+    """Raise the complaints, if there are any, as one ConfigurationError."""
+    if complaints:
+        raise ConfigurationError.of(complaints)

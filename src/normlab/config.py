@@ -1,0 +1,314 @@
+"""A run's configuration: frozen dataclasses, how they are read from a tree of plain values and written back, and the
+name of the folder that belongs to them. `configs/config.yaml` lists the same settings with the same defaults.
+"""
+
+import hashlib
+import json
+import os
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import OmegaConf
+
+from normlab.errors import Complaint, ConfigurationError
+from normlab.registry import unknown
+from normlab.settings import (
+    Fraction,
+    Length,
+    Misfit,
+    NonNegativeInt,
+    Pattern,
+    PositiveInt,
+    Range,
+    Unit,
+    convert,
+    describe,
+)
+
+Tree = dict[str, Any]
+
+Duration = Annotated[Length, Unit("steps", "epochs", "images")]
+DurationOrTime = Annotated[Length, Unit("steps", "epochs", "images", "minutes")]
+Minutes = Annotated[Length, Unit("minutes")]
+FolderName = Annotated[str, Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "of letters, digits, '.', '_' and '-' alone")]
+Device = Annotated[str, Pattern(r"auto|cpu|cuda(:\d+)?", "such as auto, cpu, cuda or cuda:1")]
+Params = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part chosen by name. `params` collects every other key that stands beside `name`."""
+
+    name: str
+    params: Params = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizationConfig:
+    """A technique for each network."""
+
+    generator: Part = Part(name="batch")
+    discriminator: Part = Part(name="spectral")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """An optimizer, what a network has otherwise than both (null inherits), and the schedule of the learning rates."""
+
+    name: str = "adam"
+    generator: Params = field(default_factory=dict)
+    discriminator: Params = field(default_factory=dict)
+    schedule: Part = Part(name="constant")
+    params: Params = field(default_factory=dict)
+
+    def of(self, network: Literal["generator", "discriminator"]) -> Part:
+        own = {key: value for key, value in getattr(self, network).items() if value is not None}
+        return Part(name=self.name, params={**self.params, **own})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """The average of the generator's weights over updates; none without a decay."""
+
+    decay: Fraction | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What scores the generator: features, how many samples, and which split of the data they are held against."""
+
+    features: Literal["auto", "classifier", "inception", "none"] = "auto"
+    weights: str | None = None
+    samples: Annotated[int, Range(least=20)] = 2000
+    split: Literal["train", "held_out"] = "train"
+    batch_size: PositiveInt = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and in what portions the networks are trained."""
+
+    until: Duration = Length(30, "epochs")
+    batch_size: PositiveInt = 64
+    discriminator_steps: PositiveInt = 1
+    time_limit: Minutes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveryConfig:
+    """How often something is done besides training; null is never but at the end."""
+
+    log: Duration | None = Length(50, "steps")
+    sample: Duration | None = Length(10, "epochs")
+    checkpoint: DurationOrTime | None = Length(10, "epochs")
+    evaluate: Duration | None = Length(10, "epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a run is made of."""
+
+    name: FolderName = "default"
+    seed: NonNegativeInt = 0
+    device: Device = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    dataset: Part = Part(name="digits")
+    architecture: Part = Part(name="dcgan")
+    normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+    loss: Part = Part(name="non_saturating")
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    every: EveryConfig = field(default_factory=EveryConfig)
+    plugins: tuple[str, ...] = ()
+    resume: str | None = None
+    fresh: bool = False
+    debug: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"G:{self.normalization.generator.name} D:{self.normalization.discriminator.name}"
+
+
+# Where a part stands in the tree, and the group of `configs/` that its choices are in.
+PARTS = {
+    "dataset": "dataset",
+    "architecture": "architecture",
+    "normalization.generator": "technique",
+    "normalization.discriminator": "technique",
+    "loss": "loss",
+    "optimizer": "optimizer",
+    "optimizer.schedule": "schedule",
+}
+# Settings that do not change what is computed: free on resume, and no part of the folder's digest.
+FREE = (
+    *("every", "train.until", "train.time_limit", "device", "debug", "name", "resume", "fresh"),
+    *("dataset.root", "dataset.download", "evaluation.weights"),
+)
+PATHS = ("dataset.root", "evaluation.weights")
+
+
+def read(tree: Tree) -> tuple[RunConfig | None, list[Complaint]]:
+    """Return the configuration that a tree of plain values describes, or None with all that is wrong with it.
+
+    What the chosen parts make of their own parameters is not checked here: that is `assemble.check`.
+    """
+    complaints: list[Complaint] = []
+    config = _read(RunConfig, tree, "", complaints)
+    if not complaints and config.resume and config.fresh:
+        complaints.append(Complaint("fresh", "goes against resume", "give one of the two"))
+    if complaints:
+        return None, complaints
+    return config, []
+
+
+def write(config: Any) -> Tree:
+    """Return a configuration as a tree of plain values, complete, that `read` reads back."""
+    tree: Tree = {}
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if entry.name == "params":
+            tree.update({key: _plain(item) for key, item in value.items()})
+        elif is_dataclass(value) and not isinstance(value, Length):
+            tree[entry.name] = write(value)
+        else:
+            tree[entry.name] = _plain(value)
+    return tree
+
+
+def load(path: Path) -> RunConfig:
+    """Return the configuration saved at `path`; raise ConfigurationError if it cannot be read."""
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(str(path), f"cannot be read ({error})", "name the folder of a run") from None
+    config, complaints = read(typing.cast(Tree, tree))
+    if config is None:
+        raise ConfigurationError.of([Complaint(f"{path}: {where}", *rest) for where, *rest in complaints])
+    return config
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Return what `config.yaml` holds: every setting of the run, but not how it was started."""
+    return OmegaConf.to_yaml(OmegaConf.create(write(replace(config, resume=None, fresh=False))))
+
+
+def flatten(tree: Tree, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a tree with their dotted keys."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(typing.cast(Tree, value), f"{where}{key}.")
+        else:
+            yield f"{where}{key}", value
+
+
+def is_free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE)
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that determine the result, by dotted key."""
+    return {key: value for key, value in flatten(write(config)) if not is_free(key)}
+
+
+def differences(new: RunConfig, old: RunConfig) -> list[Complaint]:
+    """Return what of a run's identity another configuration would change."""
+    before, after = identity(old), identity(new)
+    return [
+        Complaint(key, f"is {after.get(key)!r}, but {before.get(key)!r} in the run", "set it back, or give fresh=true")
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key)
+    ]
+
+
+def run_name(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]) -> str:
+    """Return the name of the run's folder: what it is in words, and a digest of what differs from the defaults.
+
+    `part_defaults(group, name)` gives a part's parameters as `configs/` has them. A setting that is added to normlab
+    later, at its default, leaves the names of earlier runs as they are.
+    """
+    defaults = dict(flatten(write(RunConfig())))
+    tree = write(config)
+    for where, group in PARTS.items():
+        part = tree
+        for key in where.split("."):
+            part = part[key]
+        defaults |= {f"{where}.{key}": value for key, value in flatten(part_defaults(group, part["name"]))}
+    names = {f"{where}.name" for where in PARTS}
+    changed = {
+        key: value
+        for key, value in identity(config).items()
+        if key in names or (value != defaults.get(key) and not _inherits(key, value))
+    }
+    digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+    pair = f"G.{config.normalization.generator.name}-D.{config.normalization.discriminator.name}"
+    return f"{config.dataset.name}-{config.architecture.name}-{pair}-seed{config.seed}-{digest}"
+
+
+def run_folder(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]) -> Path:
+    """Return where the run lives: `<outputs>/<name>/<run name>`, outputs being $NORMLAB_OUTPUTS or `outputs`."""
+    return Path(os.environ.get("NORMLAB_OUTPUTS", "outputs")) / config.name / run_name(config, part_defaults)
+
+
+def _inherits(key: str, value: Any) -> bool:
+    return value is None and key.startswith("optimizer.")
+
+
+def _read(cls: type[Any], tree: Any, where: str, complaints: list[Complaint]) -> Any:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = [entry.name for entry in fields(cls)]
+    if not isinstance(tree, dict):
+        inner = ", ".join(f"{where}.{name}" for name in names if name != "params")
+        complaints.append(Complaint(where, f"got {tree!r}", f"set what is in it: {inner}"))
+        return None
+    values: Tree = {}
+    for entry in fields(cls):
+        if entry.name == "params":
+            values["params"] = {str(key): value for key, value in tree.items() if key not in names}
+        elif entry.name in tree:
+            inner = f"{where}.{entry.name}" if where else entry.name
+            values[entry.name] = _read_value(tree[entry.name], hints[entry.name], inner, complaints)
+        elif entry.default is MISSING and entry.default_factory is MISSING:
+            complaints.append(Complaint(f"{where}.{entry.name}", "is missing", f"give {describe(hints[entry.name])}"))
+    if "params" not in names:
+        prefix = f"{where}." if where else ""
+        complaints += [unknown(f"{prefix}{key}", str(key), names, "a setting") for key in tree if key not in names]
+    return None if complaints else cls(**values)
+
+
+def _read_value(value: Any, hint: Any, where: str, complaints: list[Complaint]) -> Any:
+    if hint is not Length and is_dataclass(hint):
+        return _read(typing.cast(type[Any], hint), value, where, complaints)
+    if hint == Params:
+        return _read_params(value, where, complaints)
+    try:
+        converted = convert(value, hint)
+    except Misfit as misfit:
+        complaints.append(Complaint(where, *_missing_or(value, misfit)))
+        return None
+    return os.path.abspath(converted) if where in PATHS and converted is not None else converted
+
+
+def _read_params(value: Any, where: str, complaints: list[Complaint]) -> Params:
+    if isinstance(value, dict):
+        return typing.cast(Params, value)
+    complaints.append(Complaint(where, f"got {value!r}", f"set what is in it, such as {where}.lr"))
+    return {}
+
+
+def _missing_or(value: Any, misfit: Misfit) -> tuple[str, str]:
+    return ("is missing" if value == "???" else misfit.problem), misfit.remedy
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Length):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in typing.cast(list[Any], value)]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in typing.cast(Params, value).items()}
+    return value
