@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,11 +42,46 @@ def compose(overrides: list[str], config_dir: str | None = None) -> tuple[Tree, 
         return _compose_what_holds(words, config_dir)
 
 
+def override(tree: Tree, overrides: list[str]) -> tuple[Tree, list[Complaint]]:
+    """Return a tree with plain `KEY=VALUE` overrides of what is in it, and a complaint for each that does not fit."""
+    merged = OmegaConf.create(tree)
+    OmegaConf.set_struct(merged, True)
+    complaints: list[Complaint] = []
+    for word in overrides:
+        try:
+            (parsed,) = OverridesParser.create().parse_overrides([word])
+            OmegaConf.update(merged, parsed.key_or_group, parsed.value())
+        except (HydraException, OmegaConfBaseException) as error:
+            complaints.append(_explain(word, error, tree))
+    return cast(Tree, OmegaConf.to_container(merged, resolve=True)), complaints
+
+
+def combinations(words: list[str]) -> list[list[str]]:
+    """Return the overrides of every run of a sweep; raise ConfigurationError for what cannot be read."""
+    try:
+        parsed = OverridesParser.create().parse_overrides([with_slots(word) for word in words])
+    except HydraException as error:
+        raise ConfigurationError("sweep", str(error).splitlines()[0], "write KEY=VALUE or KEY=A,B,C") from None
+    (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(combination) for combination in batch]
+
+
 def choices(group: str) -> list[str]:
     """Return the names of a group's files, `both/spectral` for those in a folder."""
     folder = configs_dir() / group
     names = [file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")]
     return sorted(names, key=lambda name: ("/" in name, name))
+
+
+def groups() -> list[str]:
+    """Return the names of the groups."""
+    return sorted(folder.name for folder in configs_dir().iterdir() if folder.is_dir() and folder.name != "hydra")
+
+
+def header(group: str, name: str) -> str:
+    """Return the comment that a group's file begins with."""
+    first = (configs_dir() / group / f"{name}.yaml").read_text().partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def part_defaults(group: str, name: str) -> Tree:
@@ -98,7 +135,7 @@ def _explain(word: str, error: Exception, tree: Tree) -> Complaint:
         return unknown(where, value, choices(group))
     if "Ambiguous value" in str(error):
         return Complaint(where, f"got several values, {value}", "add -m to sweep over them, or write a list as [a,b]")
-    if "in struct" in str(error.__cause__) or "not in struct" in str(error):
+    if "not in struct" in f"{error} {error.__cause__}":
         return _unknown_key(where, tree)
     return Complaint(where, f"cannot be read: {str(error).splitlines()[0]}", "see `normlab train --help`")
 

@@ -26,8 +26,10 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and not self.moving_statistics:
-            return F.batch_norm(input.float(), None, None, self.weight, self.bias, training=True, eps=self.eps)
-        return super().forward(input.float())
+            return F.batch_norm(
+                input.to(self.weight.dtype), None, None, self.weight, self.bias, training=True, eps=self.eps
+            )
+        return super().forward(input.to(self.weight.dtype))
 
 
 class InstanceNorm(nn.InstanceNorm2d):
@@ -40,14 +42,14 @@ class InstanceNorm(nn.InstanceNorm2d):
         super().__init__(channels, affine=True)
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.float())
+        return super().forward(input.to(self.weight.dtype))
 
 
 class GroupNorm(nn.GroupNorm):
     """Group normalization (Wu & He 2018); statistics over the map and a group of channels of each image."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.float())
+        return super().forward(input.to(self.weight.dtype))
 
 
 def where_usual(build: Callable[[int], nn.Module]) -> Callable[[Place], nn.Module | Exempt]:

@@ -1,0 +1,29 @@
+# Every target makes .venv from nothing when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+demo: $(READY) ## compare three normalizations on the embedded digits (a few minutes of 2 cores)
+	$(BIN)/normlab train -m normalization=none,batch,spectral name=demo train.until='20 epochs'
+
+test: $(READY) ## run every test (under 10 minutes of 2 cores)
+	$(BIN)/pytest -n 2 -m ''
+
+check: lint ## format, lint, types and the fast tests (a minute or two)
+	$(BIN)/pytest -n 2
+
+lint: $(READY) ## format, lint and types
+	$(BIN)/ruff format --check src scripts tests
+	$(BIN)/ruff check src scripts tests
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(READY)

@@ -1,0 +1,276 @@
+"""From a configuration to the parts of a run: the one place that builds by name."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from normlab.config import PARTS, OptimizerConfig, Part, RunConfig, write
+from normlab.data.batches import RealBatches
+from normlab.data.images import Dataset
+from normlab.data.sources import DATASETS
+from normlab.errors import CheckpointError, Complaint, ConfigurationError, DataError
+from normlab.evaluation.evaluator import Evaluator, Interrupted
+from normlab.evaluation.features import open_features
+from normlab.losses import LOSSES
+from normlab.networks import ARCHITECTURES
+from normlab.networks.network import Generator, Network, initialise
+from normlab.normalizations import TECHNIQUES
+from normlab.outputs.checkpoints import Checkpoints
+from normlab.outputs.recorder import Recorder
+from normlab.outputs.run_dir import RunDir
+from normlab.registry import Registry
+from normlab.settings import Length, Misfit
+from normlab.training.ema import Ema
+from normlab.training.monitors import describe_layers
+from normlab.training.optimizers import OPTIMIZERS, SCHEDULES
+from normlab.training.pace import Pace
+from normlab.training.state import TrainState
+from normlab.training.step import Step
+from normlab.training.stopping import Stop
+from normlab.training.trainer import Score, Trainer
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "dataset": DATASETS,
+    "architecture": ARCHITECTURES,
+    "technique": TECHNIQUES,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def import_plugins(config: RunConfig) -> None:
+    """Import the modules that register parts of the user's own, from the current folder too."""
+    if config.plugins and "" not in sys.path:
+        sys.path.insert(0, "")
+    for name in config.plugins:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigurationError("plugins", f"'{name}' cannot be imported ({error})", "name a module") from None
+
+
+def check(config: RunConfig) -> list[Complaint]:
+    """Return what the chosen parts have against their parameters and against each other; build nothing."""
+    chosen = {
+        "dataset": config.dataset,
+        "architecture": config.architecture,
+        "normalization.generator": config.normalization.generator,
+        "normalization.discriminator": config.normalization.discriminator,
+        "loss": config.loss,
+        "optimizer": Part(name=config.optimizer.name, params=config.optimizer.params),
+        "optimizer.schedule": config.optimizer.schedule,
+    }
+    complaints: list[Complaint] = []
+    for where, part in chosen.items():
+        complaints += REGISTRIES[PARTS[where]].check(where, part.name, part.params)
+    if config.optimizer.name in OPTIMIZERS:
+        for network in ("generator", "discriminator"):
+            own = {key: value for key, value in getattr(config.optimizer, network).items() if value is not None}
+            complaints += [
+                complaint._replace(where=f"optimizer.{network}{complaint.where.removeprefix('optimizer')}")
+                for complaint in OPTIMIZERS.check("optimizer", config.optimizer.name, own)
+            ]
+    return complaints or _check_networks(config) + _check_device(config)
+
+
+def open_dataset(config: RunConfig) -> Dataset:
+    """Return the data set, decoded and packed if need be; raise DataError if it is not there or too small."""
+    dataset = DATASETS.build(config.dataset.name, config.dataset.params)
+    if config.train.batch_size > len(dataset.train):
+        problem = f"{config.train.batch_size} is more than the {len(dataset.train)} training images of {dataset.name}"
+        raise DataError("train.batch_size", problem, "choose a smaller batch or more data")
+    return dataset
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that a name stands for; `auto` is a GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def build_generator(config: RunConfig, image_shape: tuple[int, int, int]) -> Generator:
+    architecture = ARCHITECTURES.build(config.architecture.name, config.architecture.params, image_shape)
+    return architecture.generator(_technique(config.normalization.generator))
+
+
+def build_discriminator(config: RunConfig, image_shape: tuple[int, int, int]) -> Network:
+    architecture = ARCHITECTURES.build(config.architecture.name, config.architecture.params, image_shape)
+    return architecture.discriminator(_technique(config.normalization.discriminator))
+
+
+def build_state(config: RunConfig, image_shape: tuple[int, int, int], device: torch.device) -> TrainState:
+    """Return the state at step 0: weights that depend on the seed and their names alone."""
+    generator = build_generator(config, image_shape)
+    discriminator = build_discriminator(config, image_shape)
+    initialise(generator, config.seed, "generator")
+    initialise(discriminator, config.seed, "discriminator")
+    generator.to(device)
+    discriminator.to(device)
+    return TrainState(
+        generator=generator,
+        discriminator=discriminator,
+        generator_optimizer=_optimizer(config.optimizer.of("generator"), generator),
+        discriminator_optimizer=_optimizer(config.optimizer.of("discriminator"), discriminator),
+        averaged=None if config.ema.decay is None else Ema(generator, config.ema.decay),
+    )
+
+
+def build_step(config: RunConfig, dataset: Dataset, device: torch.device) -> Step:
+    """Return the step of a run, with the state at step 0."""
+    real = RealBatches(
+        dataset.train, seed=config.seed, batch_size=config.train.batch_size, flip=dataset.flip, device=device
+    )
+    return Step(
+        state=build_state(config, dataset.image_shape, device),
+        loss=LOSSES.build(config.loss.name, config.loss.params),
+        real=real,
+        schedule=_schedule(config.optimizer, pace_of(config, len(dataset.train)), config.train.until),
+        batch_size=config.train.batch_size,
+        discriminator_steps=config.train.discriminator_steps,
+        seed=config.seed,
+        precision=PRECISIONS[config.precision],
+        device=device,
+    )
+
+
+def build_score(config: RunConfig, dataset: Dataset, device: torch.device) -> Score | None:
+    """Return what scores a generator, its features ready and the real images' statistics known; None for no scores."""
+    evaluation = config.evaluation
+    if evaluation.features == "none":
+        return None
+    evaluator = Evaluator(
+        open_features(evaluation.features, evaluation.weights, dataset, device),
+        dataset,
+        samples=evaluation.samples,
+        split=evaluation.split,
+        batch_size=evaluation.batch_size,
+        seed=config.seed,
+        device=device,
+    )
+
+    def score(generator: nn.Module, stop: Callable[[], bool]) -> Mapping[str, Any] | None:
+        try:
+            result = evaluator.evaluate(generator, stop)
+        except Interrupted:
+            return None
+        shares = {} if result.class_shares is None else {"class_shares": list(result.class_shares)}
+        return {"protocol": evaluator.protocol, "flags": list(result.flags), **result.metrics, **shares}
+
+    return score
+
+
+class Assembly(NamedTuple):
+    """A run ready to train, and what its layers were before the first step."""
+
+    trainer: Trainer
+    layers: list[dict[str, Any]]
+
+
+def assemble(
+    config: RunConfig, dataset: Dataset, score: Score | None, run_dir: RunDir, device: torch.device, stop: Stop
+) -> Assembly:
+    """Build a run and bring it to the newest checkpoint in its folder, or to step 0 if there is none."""
+    step = build_step(config, dataset, device)
+    layers = _layers(step)
+    checkpoints = Checkpoints(run_dir.checkpoints)
+    if newest := checkpoints.newest():
+        try:
+            step.state.load_state_dict(newest.state)
+        except ValueError as error:
+            remedy = "fresh=true starts over; the old folder is set aside"
+            raise CheckpointError(str(checkpoints.file(newest.step)), f"is of another run: {error}", remedy) from None
+    pace = pace_of(config, len(dataset.train))
+    trainer = Trainer(
+        step=step,
+        pace=pace,
+        last_step=pace.steps(config.train.until),
+        every=config.every,
+        score=score,
+        checkpoints=checkpoints,
+        recorder=Recorder(run_dir, step.state.step),
+        stop=stop,
+    )
+    return Assembly(trainer, layers)
+
+
+def pace_of(config: RunConfig, training_images: int) -> Pace:
+    return Pace(training_images, config.train.batch_size * config.train.discriminator_steps)
+
+
+def _technique(part: Part) -> Any:
+    return TECHNIQUES.build(part.name, part.params)
+
+
+def _optimizer(part: Part, network: Network) -> Any:
+    return OPTIMIZERS.build(part.name, part.params, list(network.parameters()))
+
+
+def _schedule(config: OptimizerConfig, pace: Pace, until: Length) -> Any:
+    def steps_of(length: Length | None) -> int:
+        return pace.steps(until if length is None else length)
+
+    return SCHEDULES.build(config.schedule.name, config.schedule.params, steps_of)
+
+
+def _layers(step: Step) -> list[dict[str, Any]]:
+    state = step.state
+    with torch.no_grad():
+        real = step.real.batch(0)
+        latents = step.latents("generator")
+        return [
+            *describe_layers(state.generator, "generator", latents),
+            *describe_layers(state.discriminator, "discriminator", real),
+        ]
+
+
+def _check_networks(config: RunConfig) -> list[Complaint]:
+    """Let the architecture and the techniques meet where no weight takes memory."""
+    size = config.dataset.params.get("image_size", 32)
+    shape = (3, size, size)
+    complaints: list[Complaint] = []
+    for name, build in (("generator", build_generator), ("discriminator", build_discriminator)):
+        try:
+            with torch.device("meta"):
+                build(config, shape)
+        except Misfit as misfit:
+            technique = getattr(config.normalization, name).name
+            where = f"architecture {config.architecture.name} with normalization.{name}={technique}"
+            complaints.append(Complaint(where, misfit.problem, misfit.remedy))
+    return complaints
+
+
+def _check_device(config: RunConfig) -> list[Complaint]:
+    device = choose_device(config.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        here = f"this machine has {torch.cuda.device_count()} that torch can use"
+        return [Complaint("device", f"there is no GPU for '{config.device}'; {here}", "choose device=cpu or auto")]
+    return []
+
+
+def generator_metadata(config: RunConfig, image_shape: tuple[int, int, int], step: int) -> dict[str, str]:
+    """Return what `generator.safetensors` says of itself: all it takes to rebuild the generator."""
+    described = {
+        "architecture": write(config.architecture),
+        "technique": write(config.normalization.generator),
+        "image_shape": image_shape,
+        "step": step,
+    }
+    return {key: json.dumps(value) for key, value in described.items()}
+
+
+def generator_from_metadata(metadata: dict[str, str]) -> Generator:
+    """Return the generator that `generator_metadata` describes, without its weights; raise ValueError if none."""
+    described = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+    try:
+        parts = {key: dict(described[key]) for key in ("architecture", "technique")}
+        shape = tuple(int(length) for length in described["image_shape"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the description of the generator lacks {error}") from None
+    architecture, technique = (Part(name=str(part.pop("name")), params=part) for part in parts.values())
+    return ARCHITECTURES.build(architecture.name, architecture.params, shape).generator(_technique(technique))

@@ -1,0 +1,227 @@
+"""A run from its configuration to its end: the data, the folder, the parts, the training, and what is left behind."""
+
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normlab import assemble, composition, config
+from normlab.config import RunConfig
+from normlab.data.images import Dataset
+from normlab.errors import (
+    DONE,
+    Complaint,
+    ConfigurationError,
+    NormlabError,
+    NumericalError,
+    ResourceError,
+)
+from normlab.evaluation.evaluator import restandardised
+from normlab.outputs.environment import describe_environment
+from normlab.outputs.export import export_generator
+from normlab.outputs.run_dir import RunDir, Status
+from normlab.outputs.sinks import open_log
+from normlab.training.stopping import Stop, Stopped
+from normlab.training.trainer import Score, Trainer
+
+log = logging.getLogger(__name__)
+
+
+def check(settings: RunConfig) -> None:
+    """Raise ConfigurationError for all that the chosen parts have against their parameters and each other."""
+    assemble.import_plugins(settings)
+    composition.refuse(assemble.check(settings))
+
+
+def preview(settings: RunConfig) -> int:
+    """Open the data and the features that a run needs, start nothing, and say what would be trained where."""
+    device = assemble.choose_device(settings.device)
+    dataset = assemble.open_dataset(settings)
+    assemble.build_score(settings, dataset, device)
+    steps = assemble.pace_of(settings, len(dataset.train)).steps(settings.train.until)
+    print(f"{settings.label}  {dataset.name}: {len(dataset.train):,} images  {steps:,} steps on {device}")
+    print(f"would train in {folder_of(settings).path}")
+    return DONE
+
+
+def folder_of(settings: RunConfig) -> RunDir:
+    """Return the folder of a run: the one it is resumed in, else the one that its settings determine."""
+    if settings.resume:
+        return RunDir(Path(settings.resume))
+    return RunDir(config.run_folder(settings, composition.part_defaults))
+
+
+def launch(settings: RunConfig) -> int:
+    """Train a run to its end, or find that it has ended already, and return the exit code."""
+    run_dir = folder_of(settings)
+    if not settings.fresh and run_dir.exists():
+        settings = _continued(settings, run_dir)
+        if (ended := _ended(settings, run_dir)) is not None:
+            return ended
+    stop = Stop(None if settings.train.time_limit is None else 60 * settings.train.time_limit.value)
+    with stop.listening():
+        device = assemble.choose_device(settings.device)
+        dataset = assemble.open_dataset(settings)
+        score = assemble.build_score(settings, dataset, device)
+        run_dir.create()
+        if settings.fresh and run_dir.exists():
+            with run_dir.lock():
+                log.warning("the old folder is now %s", run_dir.set_aside())
+            run_dir.create()
+        with run_dir.lock():
+            if run_dir.exists():
+                settings = _continued(settings, run_dir)  # somebody may have begun it since we looked
+                _require_same_images(dataset, run_dir)
+            try:
+                return _train(settings, dataset, score, run_dir, device, stop)
+            except Stopped as stopped:
+                return stopped.exit_code
+
+
+def _train(
+    settings: RunConfig, dataset: Dataset, score: Score | None, run_dir: RunDir, device: torch.device, stop: Stop
+) -> int:
+    before = run_dir.read_status()
+    resumes = 0 if before is None else before.resumes + 1
+    open_log(run_dir.log, settings.debug)
+    log.info("%s  %s", settings.label, run_dir.path)
+    log.debug("command: %s", shlex.join(sys.argv))
+    for note in dataset.notes:
+        log.info("%s", note)
+    with _accounting(run_dir, Status(state="running", resumes=resumes)) as account:
+        trainer, layers = assemble.assemble(settings, dataset, score, run_dir, device, stop)
+        trainer.resumes = resumes
+        account.append(trainer)
+        if trainer.state.step:
+            log.info("continues from step %s of %s", f"{trainer.state.step:,}", f"{trainer.last_step:,}")
+        else:
+            run_dir.write_json("layers.json", layers)
+        run_dir.write_json("environment.json", _environment(settings, dataset, device))
+        # Last, since a folder counts as a run from here on.
+        run_dir.write_text("config.yaml", config.to_yaml(settings))
+        trainer.recorder.tensorboard.text("configuration", f"```\n{config.to_yaml(settings)}```")
+        trainer.report("running")
+        trainer.train()
+        _export(settings, dataset, trainer, run_dir)
+        trainer.report("done", DONE)
+        _tell_result(trainer, run_dir)
+        return DONE
+
+
+@contextmanager
+def _accounting(run_dir: RunDir, status: Status) -> Generator[list[Trainer]]:
+    """Leave in `status.json` and `run.log` how the block ended; a trainer, once there is one, knows where it stood."""
+    account: list[Trainer] = []
+
+    def end(state: Any, exit_code: int, error: str) -> None:
+        if account:
+            account[0].report(state, exit_code, error)
+        else:
+            run_dir.write_status(replace(status, state=state, exit_code=exit_code, error=error))
+        log.debug("%s", traceback.format_exc())
+
+    try:
+        yield account
+    except Stopped as stopped:
+        end("stopped", stopped.exit_code, str(stopped))
+        command = f"normlab train resume={shlex.quote(str(run_dir.path))}"
+        log.info("%s: saved step %s; to continue: %s", stopped, f"{account[0].state.step:,}", command)
+        raise
+    except NormlabError as error:
+        end("diverged" if isinstance(error, NumericalError) else "failed", error.exit_code, str(error))
+        raise
+    except torch.OutOfMemoryError as error:
+        problem = ResourceError("device", f"out of memory ({str(error).splitlines()[0]})", "try a smaller batch")
+        end("failed", problem.exit_code, str(problem))
+        raise problem from None
+    except Exception as error:
+        end("failed", 1, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if account:
+            account[0].recorder.close()
+
+
+def _continued(settings: RunConfig, run_dir: RunDir) -> RunConfig:
+    """Return the settings with which a run goes on; raise ConfigurationError if they would make another run of it."""
+    saved = config.load(run_dir.config)
+    schedule = settings.optimizer.schedule
+    if "horizon" in schedule.params and schedule.params["horizon"] is None:
+        # A longer run keeps the learning rates that it began with.
+        params = {**schedule.params, "horizon": saved.optimizer.schedule.params.get("horizon")}
+        settings = replace(settings, optimizer=replace(settings.optimizer, schedule=replace(schedule, params=params)))
+    composition.refuse(config.differences(settings, saved))
+    return settings
+
+
+def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
+    """Return the exit code of a run that has ended for good, having said so; None if there is something to do."""
+    status = run_dir.read_status()
+    if status is None or run_dir.is_locked():
+        return None
+    if status.state == "diverged":
+        raise NumericalError(
+            str(run_dir.path),
+            f"the run has diverged at step {status.step}",
+            "fresh=true starts over, seed=N another one",
+        )
+    images = _environment_of(run_dir).get("dataset", {}).get("train")
+    if status.state != "done" or images is None:
+        return None
+    last_step = assemble.pace_of(settings, images).steps(settings.train.until)
+    if status.step < last_step:
+        return None
+    print(f"already complete: {run_dir.path} (step {status.step:,})")
+    return DONE
+
+
+def _require_same_images(dataset: Dataset, run_dir: RunDir) -> None:
+    """Raise ConfigurationError if a run would go on with other images: the folder's name does not tell them apart."""
+    known = _environment_of(run_dir).get("dataset", {}).get("fingerprint")
+    if known not in (None, dataset.fingerprint):
+        problem = "the images differ from those that the run began with"
+        raise ConfigurationError.of(
+            [Complaint("dataset.root", problem, "set it back, give another name=, or fresh=true")]
+        )
+
+
+def _environment(settings: RunConfig, dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    described = {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "train": len(dataset.train),
+        "held_out": len(dataset.held_out),
+        "image_shape": list(dataset.image_shape),
+    }
+    return {**describe_environment(device, settings.precision), "dataset": described}
+
+
+def _environment_of(run_dir: RunDir) -> dict[str, Any]:
+    return run_dir.read_json("environment.json") or {}
+
+
+def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: RunDir) -> None:
+    averaged = trainer.state.averaged
+    generator = trainer.state.generator if averaged is None else averaged.module
+    metadata = assemble.generator_metadata(settings, dataset.image_shape, trainer.state.step)
+    export_generator(restandardised(generator, settings.seed, trainer.step.device), run_dir.generator, metadata)
+
+
+def _tell_result(trainer: Trainer, run_dir: RunDir) -> None:
+    print(f"done: {run_dir.path} (step {trainer.state.step:,})")
+    last = [row for row in trainer.recorder.evaluations() if row["step"] == trainer.state.step]
+    for row in last:
+        metrics = [f"{key} {value:.4g}" for key, value in row.items() if key in METRICS]
+        print(f"  {row['generator']}: {'  '.join(metrics)}  [{row['protocol']}]")
+    print(f"  samples: {os.path.relpath(run_dir.sample(trainer.state.step))}")
+
+
+METRICS = ("fid", "inception_score", "frechet_distance", "classifier_score")

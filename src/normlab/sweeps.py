@@ -1,0 +1,97 @@
+"""Sweeps: Hydra's multirun, every run in a process of its own, and a table at the end."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from normlab import composition, config
+from normlab.errors import DONE, INTERRUPTED, TERMINATED, SweepError
+from normlab.reports import tables
+from normlab.reports.runs import read_run
+
+DIVERGED = 6
+RECORD = "NORMLAB_SWEEP"
+
+
+def run(arguments: list[str], words: list[str], config_dir: str | None) -> int:
+    """Run a sweep through Hydra and its launcher, print the closing table, and return the exit code."""
+    outputs = Path(os.environ.get("NORMLAB_OUTPUTS", "outputs"))
+    record = (outputs / ".sweep" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl").resolve()
+    _refuse_what_no_run_can_mean(words, config_dir)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    os.environ[RECORD] = str(record)
+    # Hydra says an exception in its own way and exits with 1; with this it lets ours pass.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    composition.hand_to_hydra(arguments, task=run_one)
+    rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    print(tables.render([_table_row(row) for row in rows]))
+    failed = [row for row in rows if row["exit_code"] not in (DONE, DIVERGED)]
+    if failed:
+        numbers = ", ".join(f"#{row['job']} [{row['exit_code']}]" for row in failed)
+        raise SweepError(
+            "sweep", f"{len(failed)} of {len(rows)} runs failed: {numbers}", "the same command runs them again"
+        )
+    return DONE
+
+
+def run_one(tree: DictConfig) -> int:
+    """Train one run of a sweep in a child process and add a row to the sweep's record."""
+    hydra = HydraConfig.get()
+    words = list(hydra.overrides.task)
+    print(f"\n#{hydra.job.num}  {' '.join(words)}", flush=True)
+    began = time.time()
+    exit_code = _wait(subprocess.Popen([sys.executable, "-m", "normlab", "train", *words], preexec_fn=_die_with_parent))
+    row = {"job": hydra.job.num, "words": words, "exit_code": exit_code, "seconds": round(time.time() - began, 1)}
+    with open(os.environ[RECORD], "a") as file:
+        file.write(json.dumps(row) + "\n")
+    if exit_code in (INTERRUPTED, TERMINATED):
+        raise KeyboardInterrupt
+    return exit_code
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """Wait for a child, which gets Ctrl-C from the terminal and SIGTERM from us; -9 becomes 137 as in a shell."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
+    try:
+        while True:
+            try:
+                code = child.wait()
+                return code if code >= 0 else 128 - code
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this child should its parent be killed (prctl PR_SET_PDEATHSIG; Linux alone)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _refuse_what_no_run_can_mean(words: list[str], config_dir: str | None) -> None:
+    """Compose every run of the sweep before the first one starts, so that a typo shows now and not on Monday."""
+    complaints = {
+        complaint: None
+        for combination in composition.combinations(words)
+        for complaint in composition.compose(combination, config_dir)[1]
+    }
+    composition.refuse(list(complaints))
+
+
+def _table_row(row: dict[str, Any]) -> dict[str, Any]:
+    tree, _ = composition.compose(row["words"])
+    settings, _ = config.read(tree)
+    summary = {"run": f"#{row['job']}", "words": " ".join(row["words"]), "exit": row["exit_code"]}
+    if settings is None:
+        return {**summary, "state": "failed"}
+    return {**summary, **read_run(config.run_folder(settings, composition.part_defaults)).summary()}

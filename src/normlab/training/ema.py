@@ -1,0 +1,35 @@
+"""The average of the generator over its updates."""
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from normlab.networks.network import Generator
+
+
+class Ema:
+    """An exponential moving average of a generator's parameters (Yazici et al. 2019); its buffers are copied.
+
+    Batch statistics and the vectors of power iterations are no quantities to average: an average of unit vectors is
+    shorter than one. `module` is the averaged copy, in evaluation mode.
+    """
+
+    def __init__(self, source: Generator, decay: float) -> None:
+        self.decay = decay
+        self.module: Generator = copy.deepcopy(source).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, source: Generator) -> None:
+        """Move the average by 1 - decay of the way to the source."""
+        average_all = get_ema_multi_avg_fn(self.decay)
+        average_all(list(self.module.parameters()), list(source.parameters()), 0)
+        for average, value in zip(self.module.buffers(), source.buffers(), strict=True):
+            average.copy_(value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.module.load_state_dict(state)

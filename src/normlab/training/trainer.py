@@ -1,0 +1,187 @@
+"""The loop: train a step, then attend to what is due."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normlab.config import EveryConfig
+from normlab.errors import NumericalError
+from normlab.outputs.checkpoints import Checkpoints, require_finite
+from normlab.outputs.recorder import Position, Recorder
+from normlab.outputs.run_dir import Status
+from normlab.randomness import stream
+from normlab.training.pace import Pace
+from normlab.training.step import Scalars, Step
+from normlab.training.stopping import Stop, Stopped
+
+log = logging.getLogger(__name__)
+
+# Scores a generator, asking now and then whether to stop; None if it did stop.
+Score = Callable[[nn.Module, Callable[[], bool]], Mapping[str, Any] | None]
+
+GRID_SIZE = 64
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Trains a run from where its state stands to its last step, and leaves in its folder what is due on the way.
+
+    Everything due is a function of the step alone, but for checkpoints every so many minutes. A checkpoint is written
+    before the evaluation of the same step, so that a kill in between costs the evaluation alone, which is then made up.
+    """
+
+    step: Step
+    pace: Pace
+    last_step: int
+    every: EveryConfig
+    score: Score | None
+    checkpoints: Checkpoints
+    recorder: Recorder
+    stop: Stop
+    resumes: int = 0
+    seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = self.step.state
+        self.seconds = self.recorder.seconds()
+        self._logged = (self.state.step, self.seconds)
+        self._saved_at = self._clock = time.monotonic()
+
+    def train(self) -> None:
+        """Train to the last step; raise Stopped if told to stop before, NumericalError if a loss is not finite."""
+        self.recorder.progress.start(self.state.step, self.last_step, self.pace.images_per_step)
+        self.attend(None)
+        while self.state.step < self.last_step:
+            scalars = self.step.take()
+            self.recorder.progress.advance()
+            self.attend(scalars)
+
+    def attend(self, scalars: Scalars | None) -> None:
+        """Do what is due at the step where the run stands; `scalars` are None before the first step of a process."""
+        step, every = self.state.step, self.every
+        ends = step in (0, self.last_step)
+        logging_ = scalars is not None and (step == self.last_step or self.pace.due(every.log, step))
+        sampling = (ends or self.pace.due(every.sample, step)) and not self.recorder.has_grid(step)
+        evaluating = self.score is not None and (ends or self.pace.due(every.evaluate, step))
+        saving = ends or evaluating or self.pace.due(every.checkpoint, step) or self.minutes_have_passed()
+        stopping = self.stop.requested()
+        if not (logging_ or sampling or saving or stopping):
+            return
+
+        self.seconds += time.monotonic() - self._clock
+        self.require_finite_losses(scalars)
+        if logging_ and scalars is not None:
+            self.log(scalars)
+        if sampling:
+            self.recorder.grid(step, self.sample())
+        if (saving or stopping) and step not in self.checkpoints.steps():
+            self.save()
+        if evaluating and not stopping:
+            self.evaluate()
+        if exit_code := self.stop.exit_code:
+            raise Stopped(exit_code)
+        self._clock = time.monotonic()
+
+    def require_finite_losses(self, scalars: Scalars | None) -> None:
+        """Look whether a loss or a gradient has been non-finite since the last look: the one wait for the device."""
+        if self.step.non_finite.item() == 0:
+            return
+        values = {name: float(value) for name, value in (scalars or {}).items()}
+        wrong = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
+        raise NumericalError(
+            wrong[0] if wrong else "loss",
+            f"became non-finite after step {self._logged[0]}, at step {self.state.step} at the latest",
+            "the run has diverged; try a smaller optimizer.lr or another normalization",
+        )
+
+    def log(self, scalars: Scalars) -> None:
+        step, seconds = self._logged
+        images = (self.state.step - step) * self.pace.images_per_step
+        speed = images / (self.seconds - seconds) if self.seconds > seconds else 0.0
+        values = {name: float(value) for name, value in scalars.items()}
+        self.recorder.scalars(self.position(), {**values, "images_per_second": speed})
+        self._logged = (self.state.step, self.seconds)
+        self.report("running")
+
+    @torch.no_grad()
+    def sample(self) -> Tensor:
+        """Return images of the same latents every time, in every run, normalized by the statistics of this batch."""
+        averaged = self.state.averaged
+        generator = self.state.generator if averaged is None else averaged.module
+        latents = torch.randn(GRID_SIZE, generator.latent_size, generator=stream(0, "samples"))
+        training = generator.training
+        generator.train()
+        with generator.frozen_statistics():
+            images = generator(latents.to(self.step.device))
+        generator.train(training)
+        return images
+
+    def save(self) -> None:
+        state = self.state.state_dict()
+        require_finite(state)
+        self.recorder.sync()
+        self.checkpoints.save(self.state.step, state)
+        best = self.best_step()
+        self.checkpoints.prune(set() if best is None else {best})
+        self._saved_at = time.monotonic()
+        self.report("running")
+
+    def evaluate(self) -> None:
+        """Score the live generator, and the averaged one where there is one, unless the row is there already."""
+        assert self.score is not None
+        step = self.state.step
+        scored = {row["generator"] for row in self.recorder.evaluations() if row["step"] == step}
+        generators: dict[str, nn.Module] = {"live": self.state.generator}
+        if self.state.averaged is not None:
+            generators["averaged"] = self.state.averaged.module
+        for name, generator in generators.items():
+            if name in scored:
+                continue
+            row = self.score(generator, self.stop.requested)
+            if row is None:
+                return
+            self.recorder.evaluation(self.position(), name, row)
+            metrics = [f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float)]
+            log.info("  ".join([f"evaluation at step {step:,} ({name})", *metrics]))
+
+    def best_step(self) -> int | None:
+        """Return the step of the lowest Fréchet distance so far, of the averaged generator where there is one."""
+        name = "live" if self.state.averaged is None else "averaged"
+        distances = {
+            row["step"]: row.get("fid", row.get("frechet_distance"))
+            for row in self.recorder.evaluations()
+            if row["generator"] == name and not row["flags"]
+        }
+        finite = {step: distance for step, distance in distances.items() if distance is not None}
+        return min(finite, key=finite.__getitem__, default=None)
+
+    def position(self) -> Position:
+        seen = self.state.images_seen
+        return Position(self.state.step, self.pace.epochs(seen), seen, self.seconds)
+
+    def report(self, state: Any, exit_code: int | None = None, error: str | None = None) -> None:
+        """Write the run's status."""
+        progress = self.recorder.progress
+        self.recorder.status(
+            Status(
+                state=state,
+                step=self.state.step,
+                epoch=self.pace.epochs(self.state.images_seen),
+                images_seen=self.state.images_seen,
+                until_step=self.last_step,
+                exit_code=exit_code,
+                error=error,
+                resumes=self.resumes,
+                images_per_second=progress.images_per_second,
+                eta_seconds=progress.eta_seconds,
+            )
+        )
+
+    def minutes_have_passed(self) -> bool:
+        length = self.every.checkpoint
+        return length is not None and length.unit == "minutes" and time.monotonic() - self._saved_at > 60 * length.value

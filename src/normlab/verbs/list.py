@@ -1,0 +1,67 @@
+"""`normlab list [GROUP [NAME]]`: every part there is, its parameters, defaults and source."""
+
+import argparse
+import inspect
+from typing import Any
+
+from normlab import composition
+from normlab.assemble import REGISTRIES
+from normlab.errors import DONE, ConfigurationError
+from normlab.outputs import plain_json
+from normlab.registry import unknown
+from normlab.settings import describe
+
+
+def run(arguments: list[str]) -> int:
+    """Print the groups, or the choices of one, or all about one choice."""
+    parser = argparse.ArgumentParser("normlab list", description="Every part there is.")
+    parser.add_argument("group", nargs="?", metavar="GROUP")
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args(arguments)
+    described = {
+        group: {name: describe_part(group, name) for name in _chosen(group, options.name, composition.choices(group))}
+        for group in _chosen("GROUP", options.group, composition.groups())
+    }
+    print(plain_json.dump(described) if options.json else _text(described, in_full=options.name is not None))
+    return DONE
+
+
+def _chosen(where: str, name: str | None, choices: list[str]) -> list[str]:
+    if name is None:
+        return choices
+    if name not in choices:
+        raise ConfigurationError.of([unknown(where, name, choices)])
+    return [name]
+
+
+def describe_part(group: str, name: str) -> dict[str, Any]:
+    """Return what a choice is: the first sentence of its part's docstring, or its file's, and its parameters."""
+    registry = REGISTRIES.get(group)
+    if registry is None or name not in registry:
+        return {"summary": composition.header(group, name), "parameters": {}}
+    text = inspect.getdoc(registry[name]) or ""
+    parameters = {
+        key: {"default": parameter.default, "allowed": describe(parameter.hint)}
+        for key, parameter in registry.parameters(name).items()
+    }
+    return {"summary": text.splitlines()[0], "text": text, "parameters": parameters}
+
+
+def _text(described: dict[str, dict[str, dict[str, Any]]], in_full: bool) -> str:
+    lines: list[str] = []
+    for group, parts in described.items():
+        lines += ["", group] if len(described) > 1 else [group]
+        for name, part in parts.items():
+            lines.append(f"  {name:<16} {part['summary']}")
+            if in_full:
+                lines += [f"  {line}" for line in part.get("text", "").splitlines()[1:]]
+            for key, parameter in part["parameters"].items():
+                lines.append(f"      {key} = {_shown(parameter['default'])}    ({parameter['allowed']})")
+    return "\n".join(lines).strip()
+
+
+def _shown(default: Any) -> str:
+    if default is inspect.Parameter.empty:
+        return "(must be given)"
+    return "null" if default is None else str(list(default) if isinstance(default, tuple) else default)

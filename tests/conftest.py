@@ -1,0 +1,79 @@
+"""Shared fixtures: one thread, a cache and an outputs folder of each test's own, and the command line in a child."""
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from normlab import cli
+
+torch.set_num_threads(1)
+
+
+class Result(NamedTuple):
+    """How a command ended: its exit code (-9 for a child killed by signal 9) and what it wrote."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is packed and fitted out of the user's cache, and share it between the tests of a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NORMLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for runs, which is $NORMLAB_OUTPUTS and not the current folder."""
+    folder = tmp_path / "outputs"
+    monkeypatch.setenv("NORMLAB_OUTPUTS", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def normlab(tmp_path: Path) -> Command:
+    """Run a command line of normlab in a forked child, which has torch imported already, and return how it ended."""
+
+    def command(*words: str) -> Result:
+        child = start(tmp_path, *words)
+        _, status = os.waitpid(child, 0)
+        return result(tmp_path, status)
+
+    return command
+
+
+def start(folder: Path, *words: str) -> int:
+    """Start a command line of normlab in a forked child and return its process id."""
+    child = os.fork()
+    if child:
+        return child
+    exit_code = 1
+    try:
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        with os.fdopen(1, "w", closefd=False) as stdout, os.fdopen(2, "w", closefd=False) as stderr:
+            import sys
+
+            sys.stdout, sys.stderr = stdout, stderr
+            exit_code = cli.run(list(words))
+    except BaseException:
+        (folder / "stderr").write_text(traceback.format_exc())
+    finally:
+        os._exit(exit_code)
+
+
+def result(folder: Path, status: int) -> Result:
+    code = os.waitstatus_to_exitcode(status)
+    return Result(code, (folder / "stdout").read_text(), (folder / "stderr").read_text())
