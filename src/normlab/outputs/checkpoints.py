@@ -1,0 +1,318 @@
+"""Checkpoints that can be trusted: written whole, verified byte by byte, and skipped when damaged.
+
+A checkpoint is a file and its manifest. The manifest is written last, so it is what makes a checkpoint: a file
+without one was never finished.
+"""
+
+import hashlib
+import json
+import logging
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from normlab.errors import CheckpointError, NumericalError
+from normlab.outputs import plain_json
+from normlab.outputs.atomic import replacing, write_atomically
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+_START_OVER = "fresh=true starts over; the old folder is set aside"
+
+# What reading a file that is not what it says may raise: the file may come from anybody.
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+
+
+class Checkpoint(NamedTuple):
+    step: int
+    state: dict[str, Any]
+
+
+class Verification(NamedTuple):
+    """Whether the checkpoint of a step is sound, and what is wrong with it if not."""
+
+    step: int
+    ok: bool
+    problem: str
+
+
+class Manifest(NamedTuple):
+    """What is known about a checkpoint's file without reading it."""
+
+    step: int
+    bytes: int
+    sha256: str
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be used, and why; the one before it may be sound."""
+
+
+class Checkpoints:
+    """The checkpoints in a folder: `step_00001234.pt`, each with `step_00001234.pt.json` to vouch for it.
+
+    One process writes, under the run's lock; any may read. `keep` is how many of the newest survive `prune`, at
+    least 2, so that there is always one to fall back to.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        if keep < 2:
+            raise ValueError(f"keep at least 2 checkpoints, not {keep}")
+        self.folder = folder
+        self.keep = keep
+
+    def file(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}.pt"
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a manifest, the oldest first, sound or not."""
+        matches = (re.fullmatch(r"step_(\d+)\.pt\.json", path.name) for path in self._listing())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a state of nested dictionaries, lists, tensors and plain values, so that a kill can only lose this one.
+
+        Raises ResourceError if the disk does not take it; nothing half-written stays.
+        """
+        path = self.file(step)
+        with replacing(path) as file:
+            writer = _HashingWriter(file)
+            writer.save(state)
+            # From here until the new manifest stands, this step has no checkpoint: the old one must not vouch for it.
+            _manifest_file(path).unlink(missing_ok=True)
+        manifest = Manifest(step, writer.bytes, writer.digest.hexdigest())
+        write_atomically(_manifest_file(path), _manifest_text(manifest).encode())
+
+    def load(self, step: int) -> dict[str, Any]:
+        """Return the state of one step, tensors on the CPU; raise CheckpointError if it is missing or damaged."""
+        if step not in self.steps():
+            there = ", ".join(map(str, self.steps())) or "none"
+            raise CheckpointError(str(self.folder), f"has no checkpoint of step {step}", f"there are: {there}")
+        try:
+            return self._read(step)
+        except Damaged as damage:
+            raise CheckpointError(str(self.file(step)), str(damage), "choose another step") from None
+
+    def newest(self) -> Checkpoint | None:
+        """Return the newest sound checkpoint, or None where none was ever made.
+
+        A damaged one is renamed to `*.corrupt` with a warning. Raises CheckpointError if there are only damaged ones,
+        or if another version of normlab wrote the newest.
+        """
+        damaged = sum(path.name.endswith(".corrupt") for path in self._listing())
+        for step in reversed(self.steps()):
+            try:
+                return Checkpoint(step, self._read(step))
+            except Damaged as damage:
+                logger.warning("%s %s; trying the one before it", self.file(step), damage)
+                damaged += 1
+                self._set_aside(step)
+        if damaged:
+            raise CheckpointError(str(self.folder), "has checkpoints, but no sound one", _START_OVER)
+        return None
+
+    def verify(self) -> list[Verification]:
+        """Read every checkpoint as loading would, and change nothing."""
+        return [self._verify(step) for step in self.steps()]
+
+    def prune(self, keep_steps: set[int]) -> None:
+        """Delete all but the newest `keep` sound checkpoints and those named, and what was never finished.
+
+        Sound is judged by manifest and size here, not by content. Damaged ones neither count nor are touched.
+        """
+        sound = [step for step in self.steps() if self._looks_sound(step)]
+        for step in sound[: -self.keep]:
+            if step not in keep_steps:
+                # The manifest first: without it the rest is only a file that was never finished.
+                _manifest_file(self.file(step)).unlink(missing_ok=True)
+                self.file(step).unlink(missing_ok=True)
+        for path in self._listing():
+            if re.fullmatch(r"step_\d+\.pt", path.name) and not _manifest_file(path).exists():
+                path.unlink(missing_ok=True)
+
+    def _listing(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def _manifest(self, step: int) -> Manifest:
+        """Return the manifest of a step whose file has the right size; raise Damaged or CheckpointError."""
+        path = self.file(step)
+        try:
+            values = json.loads(_manifest_file(path).read_text())
+            schema = values["schema"]
+            manifest = Manifest(values["step"], values["bytes"], values["sha256"])
+            check = values["check"]
+        except (OSError, *_UNREADABLE):
+            raise Damaged("has an unreadable manifest") from None
+        if check != _check(schema, manifest) or manifest.step != step:
+            raise Damaged("has a manifest that contradicts itself")
+        if schema != SCHEMA:
+            problem = f"is written in schema {schema}, this normlab reads schema {SCHEMA}"
+            raise CheckpointError(str(path), problem, f"use the version that wrote it, or {_START_OVER}")
+        if not path.is_file():
+            raise Damaged("is missing")
+        if path.stat().st_size != manifest.bytes:
+            raise Damaged(f"has {path.stat().st_size} bytes where {manifest.bytes} were written")
+        return manifest
+
+    def _looks_sound(self, step: int) -> bool:
+        try:
+            self._manifest(step)
+        except (Damaged, CheckpointError):
+            return False
+        return True
+
+    def _verify(self, step: int) -> Verification:
+        try:
+            self._read(step)
+        except Damaged as damage:
+            return Verification(step, False, str(damage))
+        except CheckpointError as error:
+            return Verification(step, False, error.complaints[0].problem)
+        return Verification(step, True, "")
+
+    def _read(self, step: int) -> dict[str, Any]:
+        manifest = self._manifest(step)
+        try:
+            with self.file(step).open("rb") as file:
+                # torch.load alone hands back wrong tensors after a flipped bit, without a word.
+                if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
+                    raise Damaged("is not what was written (its sha256 differs)")
+                file.seek(0)
+                # Neither code nor classes are loaded; a mapped file could change under the tensors.
+                state = torch.load(file, weights_only=True, mmap=False, map_location="cpu")
+                _refuse_inflated(state, manifest.bytes)
+        except OSError as error:
+            raise Damaged(f"cannot be read: {error.strerror}") from None
+        except _UNREADABLE as error:
+            raise Damaged(f"cannot be loaded: {str(error).partition(chr(10))[0][:200]}") from None
+        if not isinstance(state, dict):
+            raise Damaged(f"holds no state but a {type(state).__name__}")
+        return cast(dict[str, Any], state)
+
+    def _set_aside(self, step: int) -> None:
+        for path in (self.file(step), _manifest_file(self.file(step))):
+            try:
+                path.rename(path.with_name(path.name + ".corrupt"))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                # Somebody else's folder, say; the fallback works without the renaming.
+                logger.warning("%s cannot be renamed: %s", path, error.strerror)
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    """Return the sha256 of what a state says: equal for equal values, whatever the file, device or order of keys.
+
+    Raises ValueError for values other than mappings, lists, tensors, text, numbers, booleans and None.
+    """
+    digest = hashlib.sha256()
+    for token in _tokens(state):
+        # The length keeps two neighbours from reading like two others.
+        digest.update(len(token).to_bytes(8, "little"))
+        digest.update(token)
+    return digest.hexdigest()
+
+
+def require_finite(state: Mapping[str, Any]) -> None:
+    """Raise NumericalError, with the key, if a floating tensor of a state holds a value that is not finite."""
+    for key, tensor in _tensors(state):
+        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(tensor.isfinite().all()):
+            count = int((~tensor.isfinite()).sum())
+            problem = f"holds {count} of {tensor.numel()} values that are not finite"
+            raise NumericalError(key, problem, "lower optimizer.lr, or choose a steadier normalization or loss")
+
+
+class _HashingWriter:
+    """What `torch.save` writes to: passes everything on, and keeps its length and its hash."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+
+    def save(self, state: dict[str, Any]) -> None:
+        try:
+            torch.save(state, cast(Any, self))
+        except RuntimeError:
+            # torch.save answers a full disk with an error of its own about positions.
+            if self._error is None:
+                raise
+            raise self._error from None
+
+    def write(self, content: bytes) -> int:
+        try:
+            self._file.write(content)
+        except OSError as error:
+            self._error = error
+            raise
+        self.digest.update(content)
+        self.bytes += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _manifest_file(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _manifest_text(manifest: Manifest) -> str:
+    return plain_json.dump({"schema": SCHEMA, **manifest._asdict(), "check": _check(SCHEMA, manifest)}) + "\n"
+
+
+def _check(schema: Any, manifest: Manifest) -> str:
+    """Tell a damaged manifest from one of another version: a flipped bit could make one look like the other."""
+    return hashlib.sha256(repr((schema, *manifest)).encode()).hexdigest()[:16]
+
+
+def _refuse_inflated(state: Any, size: int) -> None:
+    """Raise Damaged for a tensor larger than its file: a small file can claim any amount of memory."""
+    for key, tensor in _tensors(state):
+        if tensor.nbytes > size:
+            raise Damaged(f"claims {tensor.nbytes} bytes for {key}, more than the whole file")
+
+
+def _tensors(value: Any, key: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield key, value
+    for name, item in _items(value):
+        yield from _tensors(item, f"{key}.{name}" if key else str(name))
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(cast(Mapping[Any, Any], value).items())
+    if isinstance(value, (list, tuple)):
+        return list(enumerate(cast(Sequence[Any], value)))
+    return []
+
+
+def _tokens(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous()
+        yield f"tensor {plain.dtype} {tuple(plain.shape)}".encode()
+        yield plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, Mapping):
+        entries = sorted(_items(value), key=lambda entry: repr(entry[0]))
+        yield f"mapping {len(entries)}".encode()
+        for name, item in entries:
+            yield from _tokens(name)
+            yield from _tokens(item)
+    elif isinstance(value, (list, tuple)):
+        items = cast(Sequence[Any], value)
+        yield f"sequence {len(items)}".encode()
+        for item in items:
+            yield from _tokens(item)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        yield f"{type(value).__name__} {value!r}".encode()
+    else:
+        raise ValueError(f"a state holds plain values and tensors, not {type(value).__name__}")

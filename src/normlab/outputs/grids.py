@@ -1,0 +1,50 @@
+"""Images on the disk."""
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from normlab.outputs.atomic import write_atomically
+
+PADDING = 2  # black pixels around every image of a grid
+
+
+def save_grid(images: Tensor, path: Path, columns: int = 8) -> Tensor:
+    """Write float images [n, c, h, w] in [-1, 1] as one PNG, row by row, and return it as uint8 [c, H, W].
+
+    Equal images give equal bytes. Raises ResourceError if the file cannot be written.
+    """
+    grid = arrange(to_uint8(images), columns)
+    save_image(grid, path)
+    return grid
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Bring float images in [-1, 1] of any shape to uint8 on the CPU: rounded to the nearest level, clipped outside."""
+    return ((images.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def arrange(images: Tensor, columns: int = 8) -> Tensor:
+    """Lay out images [n, c, h, w] in rows, padded all around, and return [c, H, W]; a short last row ends in black."""
+    count, channels, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    grid = images.new_zeros(channels, rows * (height + PADDING) + PADDING, columns * (width + PADDING) + PADDING)
+    for position, image in enumerate(images):
+        top = PADDING + position // columns * (height + PADDING)
+        left = PADDING + position % columns * (width + PADDING)
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def save_image(image: Tensor, path: Path) -> None:
+    """Write one uint8 image [c, h, w] as PNG, c being 1 or 3; raise ResourceError if it cannot be written."""
+    if image.dtype != torch.uint8 or image.shape[0] not in (1, 3):
+        raise ValueError(f"an image is uint8 with 1 or 3 channels, not {image.dtype} {tuple(image.shape)}")
+    pixels = image[0] if image.shape[0] == 1 else image.permute(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.cpu().contiguous().numpy()).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,179 @@
+"""The folder of a run: where everything in it is, who may write to it, and how the run stands."""
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from filelock import FileLock, Timeout
+
+from normlab.errors import BusyError
+from normlab.outputs import plain_json
+from normlab.outputs.atomic import sweep, unwritable, write_atomically
+
+logger = logging.getLogger(__name__)
+
+# A lock waits this long, since somebody may be looking for a moment whether the run is alive.
+_PATIENCE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How a run stands, as its `status.json` tells it; `updated` is in unix seconds and set on writing.
+
+    A killed run still says `running`: it lives only if its folder is locked.
+    """
+
+    state: Literal["running", "done", "failed", "diverged", "stopped"]
+    step: int = 0
+    epoch: float = 0.0
+    images_seen: int = 0
+    until_step: int | None = None
+    exit_code: int | None = None
+    error: str | None = None
+    resumes: int = 0
+    images_per_second: float | None = None
+    eta_seconds: float | None = None
+    updated: float = 0.0
+
+    def to_json(self) -> str:
+        return plain_json.dump(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Status | None":
+        """Return the status that a text holds, None if it holds none; what a newer version added is left out."""
+        try:
+            values = json.loads(text)
+        except ValueError:
+            return None
+        if not isinstance(values, dict) or "state" not in values:
+            return None
+        names = {field.name for field in fields(cls)}
+        known = {key: value for key, value in cast(dict[str, Any], values).items() if key in names}
+        return cls(**known)
+
+
+class RunDir:
+    """The folder of one run and the names of what is in it; making one touches nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.layers = path / "layers.json"
+        self.status = path / "status.json"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.evaluations = path / "evaluations.jsonl"
+        self.spectra = path / "spectra.jsonl"
+        self.log = path / "run.log"
+        self.samples = path / "samples"
+        self.checkpoints = path / "checkpoints"
+        self.generator = path / "generator.safetensors"
+        self.tensorboard = path / "tensorboard"
+        self._lock = path / ".lock"
+        self._holder = path / ".lock.json"
+
+    def sample(self, step: int) -> Path:
+        """Return where the sample grid of a step is kept."""
+        return self.samples / f"step_{step:08d}.png"
+
+    def exists(self) -> bool:
+        """Return whether a run has begun here: it has its configuration."""
+        return self.config.is_file()
+
+    def create(self) -> None:
+        """Make the folder and those inside it, where they are missing; raise ResourceError if that cannot be done."""
+        try:
+            for folder in (self.samples, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Keep every other process out of the folder during the block, and sweep what a killed one left half-written.
+
+        The kernel frees the lock with the process, so nothing stays locked after a kill. Raises BusyError, which names
+        the holder, and ResourceError if the folder cannot be written.
+        """
+        lock = FileLock(self._lock)
+        try:
+            lock.acquire(timeout=_PATIENCE_SECONDS, poll_interval=0.02)
+        except Timeout:
+            raise self._busy() from None
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        try:
+            if count := sweep(self.path):
+                logger.warning("removed %d half-written file(s) in %s", count, self.path)
+            started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+            self.write_json(self._holder.name, {"host": platform.node(), "pid": os.getpid(), "started": started})
+            yield
+        finally:
+            self._holder.unlink(missing_ok=True)
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Return whether a live process holds the folder; needs no right to write there and keeps nobody out."""
+        try:
+            with self._lock.open("rb") as file:
+                # Shared, so that two who look at once do not take each other for a run.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def set_aside(self) -> Path:
+        """Rename the folder to the first free of `<name>.old-1`, `<name>.old-2`, ... and return where it went.
+
+        Call it under the lock; the lock then belongs to the renamed folder.
+        """
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        try:
+            return self.path.rename(aside)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def read_status(self) -> Status | None:
+        """Return the status that stands in the folder, or None where there is none to be read."""
+        try:
+            return Status.from_json(self.status.read_text())
+        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            return None
+
+    def write_status(self, status: Status) -> None:
+        write_atomically(self.status, replace(status, updated=time.time()).to_json().encode())
+
+    def read_json(self, name: str) -> Any:
+        """Return what a JSON file of the folder holds, or None where there is none to be read."""
+        try:
+            return json.loads((self.path / name).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, plain_json.dump(value, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, text.encode())
+
+    def _busy(self) -> BusyError:
+        try:
+            holder = json.loads(self._holder.read_text())
+            who = f"process {holder['pid']} on {holder['host']} since {holder['started']}"
+        except (OSError, ValueError, LookupError, TypeError):
+            # The holder has only just begun, or is about to end.
+            who = "another process"
+        return BusyError(str(self.path), f"is in use by {who}", "wait until it ends, or stop it")

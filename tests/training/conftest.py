@@ -1,0 +1,34 @@
+"""A step on a small synthetic data set, built from a configuration as a run builds it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from normlab import assemble, composition, config
+from normlab.data.images import Dataset, Images
+from normlab.training.step import Step
+
+BuildStep = Callable[..., Step]
+
+
+def synthetic_dataset() -> Dataset:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 1, 32, 32), dtype=np.uint8)
+    images = Images(pixels, np.arange(50) % 10)
+    return Dataset("synthetic", images, images, None, "0" * 64, flip=False, notes=())
+
+
+@pytest.fixture
+def build_step() -> BuildStep:
+    """Return a function from overrides to a step at step 0."""
+
+    def build(*words: str) -> Step:
+        small = ["train.batch_size=8", "architecture.width=4", "evaluation.features=none"]
+        tree, complaints = composition.compose([*small, *words])
+        settings, more = config.read(tree)
+        assert settings is not None, complaints + more
+        assert assemble.check(settings) == []
+        return assemble.build_step(settings, synthetic_dataset(), torch.device("cpu"))
+
+    return build

@@ -1,0 +1,211 @@
+"""One step: the same draws for every technique, exact resume, masked divergence, each network its own update."""
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from normlab.networks import Network
+from normlab.normalizations import TECHNIQUES
+from normlab.outputs.checkpoints import state_digest
+from normlab.training.optimizers import OPTIMIZERS
+
+from .conftest import BuildStep
+
+ALL = TECHNIQUES.names()
+SMALL_GROUPS = ["normalization.generator.channels_per_group=4", "normalization.discriminator.channels_per_group=4"]
+
+
+def both(technique: str) -> list[str]:
+    return [f"normalization=both/{technique}", *(SMALL_GROUPS if technique == "group" else [])]
+
+
+def parameters(network: Network) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in network.parameters()]
+
+
+def reload(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state as another process would read it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("technique", ALL)
+def test_at_equal_seed_every_technique_sees_the_same_weights_batch_and_latents(
+    build_step: BuildStep, technique: str
+) -> None:
+    ours, reference = build_step("seed=3", *both(technique)), build_step("seed=3", *both("none"))
+    for network in ("generator", "discriminator"):
+        shared = dict(getattr(ours.state, network).named_parameters())
+        for name, parameter in getattr(reference.state, network).named_parameters():
+            assert torch.equal(parameter, shared[name])
+
+    assert torch.equal(ours.real.batch(0), reference.real.batch(0))
+    for purpose in ("generator", "discriminator 0"):
+        assert torch.equal(ours.latents(purpose), reference.latents(purpose))
+
+
+def test_another_seed_changes_weights_batch_and_latents(build_step: BuildStep) -> None:
+    one, other = build_step("seed=0"), build_step("seed=1")
+
+    assert not torch.equal(parameters(one.state.generator)[0], parameters(other.state.generator)[0])
+    assert not torch.equal(one.real.batch(0), other.real.batch(0))
+    assert not torch.equal(one.latents("generator"), other.latents("generator"))
+
+
+def test_every_update_draws_latents_of_its_own(build_step: BuildStep) -> None:
+    step = build_step("train.discriminator_steps=2")
+    draws = [step.latents(purpose) for purpose in ("generator", "discriminator 0", "discriminator 1")]
+    step.take()
+    draws.append(step.latents("generator"))
+
+    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 4
+
+
+@pytest.mark.parametrize("technique", ALL)
+@pytest.mark.parametrize("more", [[], ["ema.decay=0.9", "train.discriminator_steps=2", "optimizer.schedule=linear"]])
+def test_saving_and_loading_in_the_middle_changes_no_bit(
+    build_step: BuildStep, technique: str, more: list[str]
+) -> None:
+    straight = build_step(*both(technique), *more)
+    for _ in range(4):
+        straight.take()
+    first, second = build_step(*both(technique), *more), build_step(*both(technique), *more)
+    first.take()
+    first.take()
+    second.state.load_state_dict(reload(first.state.state_dict()))
+    torch.manual_seed(1234)  # whatever the process drew before must not matter
+    second.take()
+    second.take()
+
+    assert state_digest(second.state.state_dict()) == state_digest(straight.state.state_dict())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+def test_saving_and_loading_changes_no_bit_under_any_optimizer(build_step: BuildStep, optimizer: str) -> None:
+    straight, first, second = (build_step(f"optimizer={optimizer}") for _ in range(3))
+    for _ in range(3):
+        straight.take()
+    first.take()
+    second.state.load_state_dict(reload(first.state.state_dict()))
+    second.take()
+    second.take()
+
+    assert state_digest(second.state.state_dict()) == state_digest(straight.state.state_dict())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+def test_a_non_finite_loss_masks_that_update_and_all_later_ones(build_step: BuildStep, optimizer: str) -> None:
+    step = build_step(f"optimizer={optimizer}", "normalization=none", "ema.decay=0.5")
+    step.take()
+    before = parameters(step.state.generator) + parameters(step.state.discriminator)
+    healthy, step.loss = step.loss, step.loss._replace(discriminator=lambda real, fake: (real - fake).sum() * torch.nan)
+    step.take()
+    step.loss = healthy
+    step.take()
+
+    after = parameters(step.state.generator) + parameters(step.state.discriminator)
+    assert step.non_finite.item() == 1
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_finite_loss_masks_nothing(build_step: BuildStep) -> None:
+    step = build_step()
+    before = parameters(step.state.generator)
+    step.take()
+
+    assert step.non_finite.item() == 0
+    assert not any(torch.equal(old, new) for old, new in zip(before, parameters(step.state.generator), strict=True))
+
+
+def test_each_network_moves_in_its_own_update_alone(build_step: BuildStep) -> None:
+    step = build_step("normalization=both/batch")
+    generator, discriminator = step.state.generator, step.state.discriminator
+    before = copy.deepcopy(generator.state_dict())
+    step.update_discriminator(0)
+    assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
+
+    before = copy.deepcopy(discriminator.state_dict())
+    step.update_generator()
+    assert all(torch.equal(before[name], value) for name, value in discriminator.state_dict().items())
+
+
+def test_power_iterations_advance_once_per_own_update(build_step: BuildStep) -> None:
+    step = build_step("normalization=both/spectral", "train.discriminator_steps=3")
+    counts = dict.fromkeys(("generator", "discriminator"), 0)
+    for name in counts:
+        for _, layer in getattr(step.state, name).layers():
+            assert layer.reparametrization is not None
+            original = layer.reparametrization.advance
+
+            def counted(weight: Tensor, name: str = name, original: Any = original) -> None:
+                counts[name] += 1
+                original(weight)
+
+            layer.reparametrization.advance = counted
+    step.take()
+
+    assert counts == {"generator": 4, "discriminator": 3 * 4}  # of 4 layers each
+
+
+def test_the_average_follows_its_formula_and_copies_buffers(build_step: BuildStep) -> None:
+    step = build_step("normalization=both/batch", "ema.decay=0.75")
+    averaged = step.state.averaged
+    assert averaged is not None
+    before = [parameter.clone() for parameter in averaged.module.parameters()]
+    step.take()
+    generator = step.state.generator
+
+    for old, average, value in zip(before, averaged.module.parameters(), generator.parameters(), strict=True):
+        torch.testing.assert_close(average, 0.75 * old + 0.25 * value)
+    for average, value in zip(averaged.module.buffers(), generator.buffers(), strict=True):
+        assert torch.equal(average, value)
+
+
+def test_images_seen_count_every_discriminator_update(build_step: BuildStep) -> None:
+    step = build_step("train.discriminator_steps=5")
+    step.take()
+    step.take()
+
+    assert (step.state.step, step.state.images_seen) == (2, 2 * 5 * 8)
+
+
+def test_learning_rates_are_each_networks_own_and_follow_the_schedule(build_step: BuildStep) -> None:
+    step = build_step(
+        "optimizer.lr=0.1",
+        "optimizer.generator.lr=0.4",
+        "optimizer.schedule=linear",
+        "optimizer.schedule.horizon=4 steps",
+    )
+    rates = []
+    for _ in range(5):
+        step.take()
+        optimizers = (step.state.generator_optimizer, step.state.discriminator_optimizer)
+        rates.append(tuple(optimizer.param_groups[0]["lr"] for optimizer in optimizers))
+
+    assert rates == pytest.approx([(0.4, 0.1), (0.3, 0.075), (0.2, 0.05), (0.1, 0.025), (0, 0)])
+
+
+def test_bfloat16_keeps_float32_state_and_differs_from_float32(build_step: BuildStep) -> None:
+    low, full = build_step("precision=bf16"), build_step()
+    low_scalars, full_scalars = low.take(), full.take()
+
+    assert {value.dtype for value in low.state.generator.state_dict().values()} <= {torch.float32, torch.int64}
+    assert {value.dtype for value in low_scalars.values()} == {torch.float32}
+    assert low_scalars["loss/discriminator"] != full_scalars["loss/discriminator"]
+    # bfloat16 has 8 bits of mantissa: a relative error of 1/256 for each of the few layers.
+    torch.testing.assert_close(low_scalars["loss/discriminator"], full_scalars["loss/discriminator"], rtol=0.02, atol=0)
+
+
+def test_a_state_of_another_network_is_refused(build_step: BuildStep) -> None:
+    step, wider = build_step(), build_step("architecture.width=8")
+
+    with pytest.raises(ValueError, match="size mismatch"):
+        step.state.load_state_dict(wider.state.state_dict())
+    with pytest.raises(ValueError, match="average of the generator"):
+        step.state.load_state_dict(build_step("ema.decay=0.9").state.state_dict())
