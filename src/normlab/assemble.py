@@ -230,18 +230,19 @@ def _layers(step: Step) -> list[dict[str, Any]]:
 
 
 def _check_networks(config: RunConfig) -> list[Complaint]:
-    """Let the architecture and the techniques meet where no weight takes memory."""
+    """Let the architecture, the image size and the techniques meet where no weight takes memory."""
     size = config.dataset.params.get("image_size", 32)
-    shape = (3, size, size)
+    try:
+        ARCHITECTURES.build(config.architecture.name, config.architecture.params, (3, size, size))
+    except Misfit as misfit:
+        return [Complaint("dataset.image_size", misfit.problem, misfit.remedy)]
     complaints: list[Complaint] = []
     for name, build in (("generator", build_generator), ("discriminator", build_discriminator)):
         try:
             with torch.device("meta"):
-                build(config, shape)
+                build(config, (3, size, size))
         except Misfit as misfit:
-            technique = getattr(config.normalization, name).name
-            where = f"architecture {config.architecture.name} with normalization.{name}={technique}"
-            complaints.append(Complaint(where, misfit.problem, misfit.remedy))
+            complaints.append(Complaint(f"normalization.{name}", misfit.problem, misfit.remedy))
     return complaints
 
 

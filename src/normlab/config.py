@@ -82,7 +82,7 @@ class EvaluationConfig:
 
     features: Literal["auto", "classifier", "inception", "none"] = "auto"
     weights: str | None = None
-    samples: Annotated[int, Range(least=20)] = 2000
+    samples: Annotated[int, Range(least=20)] = 5000
     split: Literal["train", "held_out"] = "train"
     batch_size: PositiveInt = 250
 

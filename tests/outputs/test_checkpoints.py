@@ -338,3 +338,10 @@ def test_a_state_that_is_not_finite_is_refused_by_its_key(value):
 
 def test_a_finite_state_is_accepted():
     require_finite({"a": torch.zeros(3), "b": [torch.tensor([2**62]), {"c": torch.zeros(0)}], "d": float("nan")})
+
+
+def test_the_digest_does_not_depend_on_strides():
+    odd = torch.randn(3, 1024)[:, 5][:1]
+
+    assert state_digest({"u": odd}) == state_digest({"u": odd.clone().reshape(1).contiguous() + 0})
+    assert state_digest({"u": odd}) != state_digest({"u": odd + 1})

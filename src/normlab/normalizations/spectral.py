@@ -37,9 +37,9 @@ class SpectralNorm(Reparametrization):
         super().__init__()
         self.output_dim = output_dimension(layer)
         self.power_iterations = power_iterations
-        W = as_matrix(layer.weight, self.output_dim)
-        self.register_buffer("u", torch.zeros_like(W[:, 0]).detach())
-        self.register_buffer("v", torch.zeros_like(W[0]).detach())
+        rows, columns = as_matrix(layer.weight, self.output_dim).shape
+        self.register_buffer("u", torch.zeros(rows, dtype=layer.weight.dtype))
+        self.register_buffer("v", torch.zeros(columns, dtype=layer.weight.dtype))
 
     @torch.no_grad()
     def reset(self, weight: Tensor, rng: torch.Generator) -> None:

@@ -298,7 +298,8 @@ def _items(value: Any) -> list[tuple[Any, Any]]:
 
 def _tokens(value: Any) -> Iterator[bytes]:
     if isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous()
+        # A fresh tensor, since one of a single element may keep any stride through `contiguous`.
+        plain = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
         yield f"tensor {plain.dtype} {tuple(plain.shape)}".encode()
         yield plain.reshape(-1).view(torch.uint8).numpy().tobytes()
     elif isinstance(value, Mapping):

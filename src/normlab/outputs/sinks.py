@@ -8,13 +8,15 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from torch import Tensor
 from tqdm import tqdm
 
 from normlab.outputs import plain_json
 from normlab.outputs.atomic import unwritable, write_atomically
+
+if TYPE_CHECKING:  # a report reads rows without the seconds that importing torch takes
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ class TensorBoard:
                 if self._writer is not None:
                     self._writer.add_scalar(tag, value, step)
 
-    def grid(self, tag: str, image: Tensor, step: int) -> None:
+    def grid(self, tag: str, image: "Tensor", step: int) -> None:
         """Add an image, uint8 [c, h, w]."""
         with self._tolerant():
             if self._writer is not None:

@@ -1,0 +1,82 @@
+"""The endless stream of real images that a run trains on."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from normlab.data.images import Images
+from normlab.errors import DataError
+from normlab.randomness import permutation, stream
+
+LARGEST_COPY = 2**30  # bytes of pixels that are copied into memory; more are read where they lie on the disk
+
+
+class RealBatches:
+    """An endless stream of training images, addressed by position: a permutation per epoch, nothing dropped.
+
+    The image at a position depends on the seed alone, and a batch on its position, never on what was asked before.
+    Raises DataError if the split has fewer images than a batch.
+    """
+
+    def __init__(self, images: Images, *, seed: int, batch_size: int, flip: bool, device: torch.device) -> None:
+        if batch_size > len(images):
+            problem = f"is {batch_size}, but there are only {len(images)} training images"
+            raise DataError("train.batch_size", problem, f"give at most {len(images)}, or raise dataset.limit")
+        self.images = images
+        self.seed = seed
+        self.batch_size = batch_size
+        self.flip = flip
+        self.device = device
+        self.resident = _resident(images, device)
+        # Two permutations: a batch may end one epoch and begin the next.
+        self.order = lru_cache(maxsize=2)(self._order)
+
+    def batch(self, images_seen: int) -> Tensor:
+        """Return the images at position `images_seen` of the stream and after it, float32 [batch, c, h, w] in [-1, 1].
+
+        Never waits for the device.
+        """
+        real = scaled(self._gather(self._indices(images_seen)))
+        if not self.flip:
+            return real
+        mirrored = torch.rand(self.batch_size, generator=stream(self.seed, "flip", images_seen)) < 0.5
+        return torch.where(self._to_device(mirrored)[:, None, None, None], real.flip(-1), real)
+
+    def first(self, count: int) -> Tensor:
+        """Return the first images of the split in their own order, float32 [at most count, c, h, w] in [-1, 1]."""
+        return scaled(self._gather(torch.arange(min(count, len(self.images)))))
+
+    def _indices(self, images_seen: int) -> Tensor:
+        """Return which images stand at a position of the stream, int64 [batch]."""
+        epoch, start = divmod(images_seen, len(self.images))
+        indices = self.order(epoch)[start : start + self.batch_size]
+        missing = self.batch_size - len(indices)  # a batch is at most an epoch long, so the next epoch has them all
+        return torch.cat([indices, self.order(epoch + 1)[:missing]]) if missing else indices
+
+    def _order(self, epoch: int) -> Tensor:
+        return permutation(self.seed, "data", epoch, len(self.images))
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        if self.resident is not None:
+            return self.resident.index_select(0, self._to_device(indices))
+        return self._to_device(torch.from_numpy(self.images.pixels[indices.numpy()]))
+
+    def _to_device(self, values: Tensor) -> Tensor:
+        # From pinned memory a copy is only queued; from ordinary memory it would wait for the device.
+        if self.device.type == "cuda":
+            return values.pin_memory().to(self.device, non_blocking=True)
+        return values.to(self.device)
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """Return pixels 0..255 as float32 in [-1, 1]."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1)
+
+
+def _resident(images: Images, device: torch.device) -> Tensor | None:
+    """Return all pixels on the device, or None if they should stay on the disk."""
+    room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else LARGEST_COPY
+    if images.pixels.nbytes > room:
+        return None
+    return torch.from_numpy(images.pixels.copy()).to(device)

@@ -1,0 +1,52 @@
+"""The values that a data set consists of."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split: pixels uint8 [n, c, h, w], read-only and as a rule memory-mapped; labels int64 [n], if any."""
+
+    pixels: Pixels
+    labels: Labels | None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def digest(self) -> str:
+        """Return the sha256, in hexadecimal, of shape, pixels and labels."""
+        content = hashlib.sha256(repr(self.pixels.shape).encode())
+        content.update(np.ascontiguousarray(self.pixels).data)
+        if self.labels is not None:
+            content.update(self.labels.astype("<i8").data)
+        return content.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Two splits and what is known of them.
+
+    fingerprint: sha256 of what the networks see, the pixels and labels of both splits.
+    flip: whether training images are mirrored at random.  notes: lines for the log of a run.
+    """
+
+    name: str
+    train: Images
+    held_out: Images
+    class_names: tuple[str, ...] | None
+    fingerprint: str
+    flip: bool
+    notes: tuple[str, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        _, channels, height, width = self.train.pixels.shape
+        return channels, height, width

@@ -1,0 +1,216 @@
+import copy
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from normlab.data.images import Dataset
+from normlab.data.sources import DATASETS
+from normlab.evaluation.evaluator import Evaluator, Interrupted, restandardised, to_pixels
+from normlab.evaluation.features import open_features
+from normlab.evaluation.scores import Moments, frechet_distance
+from normlab.randomness import stream
+
+CPU = torch.device("cpu")
+
+
+class MeanFeatures:
+    """Eight features that are plain to compute: the means of eight rows of pixels; counts the images it was shown."""
+
+    name: Literal["classifier"] = "classifier"
+    dimensions = 8
+    digest = "0123456789ab"
+    info = "row means"
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen += len(images)
+        features = images.float().mean(dim=(1, 3))[:, ::4]
+        return features, features[:, :2]
+
+
+class Upwards(nn.Module):
+    """A small generator with batch normalization and dropout."""
+
+    latent_size = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1024), nn.Tanh()
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.body(latents).reshape(-1, 1, 32, 32)
+
+
+@pytest.fixture
+def generator() -> Upwards:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Upwards()
+        network(torch.randn(32, 6))  # running statistics on the way, as in training
+    return network
+
+
+def evaluator(dataset: Dataset, samples: int = 50, batch_size: int = 20, seed: int = 0) -> Evaluator:
+    return Evaluator(
+        MeanFeatures(), dataset, samples=samples, split="train", batch_size=batch_size, seed=seed, device=CPU
+    )
+
+
+def test_distance_is_that_of_the_documented_procedure(labelled: Dataset, generator: Upwards):
+    result = evaluator(labelled).evaluate(generator)
+    latents = torch.randn(50, 6, generator=stream(0, "evaluation"))
+    with torch.no_grad():
+        images = to_pixels(restandardised(generator, 0, CPU)(latents))
+    features = MeanFeatures()
+    real = Moments.of(features.extract(torch.tensor(labelled.train.pixels))[0])
+    fake_features, logits = features.extract(images)
+    assert result.metrics["frechet_distance"] == pytest.approx(frechet_distance(real, Moments.of(fake_features)))
+    shares = logits.argmax(dim=1).bincount(minlength=2) / 50
+    assert result.class_shares == pytest.approx(shares.tolist())
+    assert result.metrics["class_share_max"] == pytest.approx(float(shares.max()))
+    assert set(result.metrics) == {"frechet_distance", "classifier_score", "class_share_min", "class_share_max"}
+    assert result.flags == ()
+
+
+def test_evaluation_repeats_and_does_not_depend_on_the_batch_size(labelled: Dataset, generator: Upwards):
+    first = evaluator(labelled, batch_size=20).evaluate(generator)
+    assert evaluator(labelled, batch_size=20).evaluate(generator) == first
+    assert evaluator(labelled, batch_size=7).evaluate(generator).metrics == pytest.approx(first.metrics, rel=1e-4)
+
+
+def test_another_seed_draws_other_latents(labelled: Dataset, generator: Upwards):
+    first, second = (evaluator(labelled, seed=seed).evaluate(generator) for seed in (0, 1))
+    assert first.metrics["frechet_distance"] != second.metrics["frechet_distance"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_generator_and_global_random_state_are_untouched(labelled: Dataset, generator: Upwards, training: bool):
+    generator.train(training)
+    generator(torch.ones(3, 6)).sum().backward()
+    before = copy.deepcopy(generator.state_dict())
+    gradients = [parameter.grad.clone() for parameter in generator.parameters() if parameter.grad is not None]
+    state = torch.get_rng_state()
+    evaluator(labelled).evaluate(generator)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, tensor in generator.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(module.training is training for module in generator.modules())
+    for parameter, gradient in zip(generator.parameters(), gradients, strict=True):
+        assert parameter.requires_grad
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, gradient)
+
+
+def test_restandardised_statistics_are_exact_averages_whatever_they_were(generator: Upwards):
+    linear, norm = generator.body[0], generator.body[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    norm.running_mean.fill_(1e6)  # type: ignore[union-attr]
+    again = restandardised(generator, 5, CPU)
+    batches = [linear(torch.randn(64, 6, generator=stream(5, "restandardise", batch))) for batch in range(50)]
+    expected_mean = torch.stack([batch.mean(dim=0) for batch in batches]).mean(dim=0)
+    expected_variance = torch.stack([batch.var(dim=0) for batch in batches]).mean(dim=0)
+    torch.testing.assert_close(again.body[1].running_mean, expected_mean, check_dtype=False)
+    torch.testing.assert_close(again.body[1].running_var, expected_variance, check_dtype=False)
+    assert again.body[1].momentum == norm.momentum
+    assert not any(module.training for module in again.modules())
+
+
+def test_generator_without_batch_statistics_is_only_copied():
+    plain = nn.Sequential(nn.Linear(4, 4))
+    plain.latent_size = 4  # type: ignore[assignment]
+    again = restandardised(plain, 0, CPU)
+    assert again is not plain
+    assert torch.equal(again[0].weight, plain[0].weight)  # type: ignore[index]
+
+
+def test_pixels_are_rounded_and_clamped():
+    images = torch.tensor([-1.5, -1.0, 0.0, 0.999, 1.0, 1.5])
+    assert to_pixels(images).tolist() == [0, 0, 128, 255, 255, 255]
+
+
+def test_few_samples_and_few_real_images_are_flagged(labelled: Dataset, generator: Upwards):
+    assert evaluator(labelled, samples=7).evaluate(generator).flags == ("few_samples",)
+    few = evaluator(labelled)
+    few.features.dimensions = 97  # type: ignore[misc]
+    assert few.evaluate(generator).flags == ("few_samples", "few_real_images")
+
+
+def test_non_finite_images_give_a_flag_and_no_numbers(labelled: Dataset, generator: Upwards):
+    with torch.no_grad():
+        generator.body[4].bias[3] = float("nan")  # type: ignore[index]
+    result = evaluator(labelled).evaluate(generator)
+    assert (result.metrics, result.class_shares, result.flags) == ({}, None, ("non_finite",))
+
+
+def test_stop_is_heard_before_every_batch_of_samples(labelled: Dataset, generator: Upwards):
+    chosen = evaluator(labelled, samples=60, batch_size=20)
+    chosen.real_moments()
+    answers = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        chosen.evaluate(generator, stop=lambda: next(answers))
+    assert chosen.features.seen == 96 + 40  # type: ignore[attr-defined]
+
+
+def test_stop_is_heard_within_the_real_statistics_and_nothing_half_done_is_kept(
+    labelled: Dataset, generator: Upwards, own_cache: Path
+):
+    answers = iter([False, True])
+    with pytest.raises(Interrupted):
+        evaluator(labelled).evaluate(generator, stop=lambda: next(answers))
+    assert not list(own_cache.rglob("*.safetensors"))
+    assert evaluator(labelled).evaluate(generator).metrics
+
+
+def test_real_statistics_are_computed_once_and_kept(labelled: Dataset, generator: Upwards):
+    first, second = evaluator(labelled), evaluator(labelled)
+    first.evaluate(generator)
+    second.evaluate(generator)
+    assert first.features.seen == 96 + 50  # type: ignore[attr-defined]
+    assert second.features.seen == 50  # type: ignore[attr-defined]
+
+
+def test_damaged_real_statistics_are_computed_again(labelled: Dataset, own_cache: Path):
+    expected = evaluator(labelled).real_moments()
+    (file,) = (own_cache / "statistics").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-8] + bytes(8))
+    again = evaluator(labelled).real_moments()
+    assert torch.equal(again.products, expected.products)
+    assert torch.equal(again.total, expected.total)
+
+
+def test_protocol_tells_extractor_data_split_and_samples(labelled: Dataset):
+    assert evaluator(labelled).protocol == "classifier-0123456789ab/bars-abababab/train-96/samples-50/restandardised"
+
+
+def test_real_digits_score_far_better_than_noise(generator: Upwards):
+    digits = DATASETS.build("digits", {})
+    features = open_features("auto", None, digits, CPU)
+    chosen = Evaluator(features, digits, samples=200, split="train", batch_size=100, seed=0, device=CPU)
+    held_out = Moments.of(features.extract(torch.tensor(digits.held_out.pixels))[0])
+    floor = frechet_distance(chosen.real_moments(), held_out)
+    result = chosen.evaluate(generator)
+    assert result.metrics["frechet_distance"] > 10 * floor
+    assert result.class_shares is not None
+    assert len(result.class_shares) == 10
+    assert sum(result.class_shares) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_inception_metrics_bear_their_published_names(colour: Dataset, inception_weights: Path):
+    class Colourful(Upwards):
+        def forward(self, latents: Tensor) -> Tensor:
+            return super().forward(latents).expand(-1, 3, -1, -1)
+
+    features = open_features("inception", str(inception_weights), colour, CPU)
+    chosen = Evaluator(features, colour, samples=12, split="held_out", batch_size=4, seed=0, device=CPU)
+    result = chosen.evaluate(Colourful())
+    assert set(result.metrics) == {"fid", "inception_score"}
+    assert result.class_shares is None
+    assert result.flags == ("few_samples", "few_real_images")

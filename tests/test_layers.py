@@ -1,0 +1,89 @@
+"""Which way the imports go: low never imports high, and the parts know neither configuration nor Hydra."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import normlab
+
+ROOT = Path(normlab.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# A package and what it may import of normlab besides itself and the modules that all may use.
+FOR_ALL = {"errors", "settings", "registry", "randomness", ""}
+MAY_IMPORT = {
+    "errors": set[str](),
+    "settings": set[str](),
+    "registry": set[str](),
+    "randomness": set[str](),
+    "normalizations": set[str](),
+    "losses": set[str](),
+    "data": {"outputs"},
+    "networks": {"normalizations"},
+    "outputs": set[str](),
+    "evaluation": {"data", "outputs"},
+    "config": set[str](),
+    "training": {"config", "data", "losses", "networks", "normalizations", "outputs"},
+    "composition": {"config"},
+    "reports": {"config", "outputs"},
+    "assemble": {"config", "data", "evaluation", "losses", "networks", "normalizations", "outputs", "training"},
+    "launching": {"assemble", "composition", "config", "data", "evaluation", "outputs", "reports", "training"},
+    "sweeps": {"composition", "config", "reports"},
+    "verbs": {
+        "assemble",
+        "composition",
+        "config",
+        "evaluation",
+        "launching",
+        "networks",
+        "outputs",
+        "reports",
+        "sweeps",
+    },
+    "cli": {"verbs"},
+    "__main__": {"cli"},
+}
+ONLY_THERE = {
+    "hydra": {"composition.py", "sweeps.py"},
+    "omegaconf": {"composition.py", "sweeps.py", "config.py"},
+    "torchmetrics": {"evaluation/scores.py"},
+    "torch.utils.tensorboard": {"outputs/sinks.py"},
+}
+
+
+def imports(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text())
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def layer(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_module_imports_what_is_below_it(file: Path) -> None:
+    own = layer(file)
+    if own == "__init__":
+        return
+    imported = {name.split(".")[1] if "." in name else "" for name in imports(file) if name.split(".")[0] == "normlab"}
+    allowed = MAY_IMPORT[own] | FOR_ALL | {own, "__version__"}
+
+    assert imported <= allowed, f"{file.relative_to(ROOT)} may not import {sorted(imported - allowed)}"
+
+
+@pytest.mark.parametrize("library", ONLY_THERE)
+def test_a_library_stays_in_its_place(library: str) -> None:
+    users = {
+        file.relative_to(ROOT).as_posix()
+        for file in FILES
+        if any(name == library or name.startswith(f"{library}.") for name in imports(file))
+    }
+
+    assert users == ONLY_THERE[library]

@@ -1,0 +1,167 @@
+"""What is refused: one line on stderr that names the key, the value and the way out; the right code; no folder left."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .conftest import Command
+
+QUICK = ["evaluation.features=none", "architecture.width=4", "train.until=2 steps"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "says"),
+    [
+        (["lr=1"], "lr", "optimizer.lr"),
+        (["train.batch_size=0"], "train.batch_size", "got 0 — give a whole number at least 1"),
+        (["normalization=spectrl"], "normalization", "'spectrl' is not known — did you mean 'spectral'?"),
+        (["optimizer.generator.lr=abc"], "optimizer.generator.lr", "got 'abc' — give a number above 0"),
+        (["train.until=5"], "train.until", "got 5 — give a length with its unit"),
+        (
+            ["normalization.discriminator=layer", "normalization.discriminator.power_iterations=3"],
+            "normalization.discriminator.power_iterations",
+            "'power_iterations' is not a parameter of 'layer'",
+        ),
+        (["normalization.discriminator.power_iterations=0"], "normalization.discriminator.power_iterations", "got 0"),
+        (["optimizer.lr=-1"], "optimizer.lr", "got -1"),
+        (["optimizer.discriminator.betas=[0.5,2]"], "optimizer.discriminator.betas", "got [0.5, 2]"),
+        (["optimizer.momentum=0.9"], "optimizer.momentum", "'momentum' is not a parameter of 'adam'"),
+        (["optimizer.schedule=linear", "optimizer.schedule.floor=1"], "optimizer.schedule.floor", "got 1"),
+        (["seed=-1"], "seed", "got -1"),
+        (["seed=0,1"], "seed", "add -m"),
+        (["ema.decay=1.5"], "ema.decay", "got 1.5"),
+        (["every.evaluate=3 minutes"], "every.evaluate", "got '3 minutes'"),
+        (["name=../../x"], "name", "got '../../x'"),
+        (["precision=fp16"], "precision", "one of fp32, bf16"),
+        (["device=cuda:97"], "device", "'cuda:97'"),
+        (["plugins=[no_such_module]"], "plugins", "'no_such_module' cannot be imported"),
+        (["resume=nowhere"], "resume", "there is no run in 'nowhere'"),
+        (["train=3"], "train", "train.until"),
+        (["~seed", "+foo=1"], "foo", "'foo' is not a setting"),
+        (["dataset.image_size=36"], "dataset.image_size", "no form for images of 36 px"),
+        (
+            ["normalization=group", "architecture.width=12"],
+            "normalization.discriminator",
+            "channels_per_group=16 does not divide",
+        ),
+        (["train.until"], "train.until", "write KEY=VALUE"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_setting(normlab: Command, outputs: Path, words: list[str], key: str, says: str) -> None:
+    result = normlab("train", *words)
+
+    (line,) = result.stderr.splitlines()
+    assert result.exit_code == 2
+    assert line.startswith(f"error: {key}")
+    assert says in line
+    assert " — " in line
+    assert not outputs.exists()
+
+
+def test_all_that_is_wrong_is_said_at_once(normlab: Command, outputs: Path) -> None:
+    words = ["lr=1", "train.batch_size=0", "normalization=spectrl", "loss=hing", "train.until=5", "device=tpu"]
+    result = normlab("train", *words)
+
+    keys = [line.split(":")[1].strip() for line in result.stderr.splitlines()]
+    assert sorted(keys) == sorted(["lr", "train.batch_size", "normalization", "loss", "train.until", "device"])
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((40, 40), 60).save(path)
+
+
+def test_a_missing_folder_of_images(normlab: Command, outputs: Path) -> None:
+    result = normlab("train", "dataset=image_folder", "dataset.root=/no/such/folder", *QUICK)
+
+    (line,) = result.stderr.splitlines()
+    assert result.exit_code == 3
+    assert "/no/such/folder" in line
+    assert " — " in line
+    assert not outputs.exists()
+
+
+def test_an_empty_folder_of_images(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = normlab("train", "dataset=image_folder", f"dataset.root={tmp_path / 'empty'}", *QUICK)
+
+    (line,) = result.stderr.splitlines()
+    assert result.exit_code == 3
+    assert str(tmp_path / "empty") in line
+    assert not outputs.exists()
+
+
+def test_a_truncated_image_is_named(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        picture(tmp_path / "images" / f"{number}.jpg")
+    whole = (tmp_path / "images" / "7.jpg").read_bytes()
+    (tmp_path / "images" / "7.jpg").write_bytes(whole[: len(whole) // 2])
+    result = normlab("train", "dataset=image_folder", f"dataset.root={tmp_path / 'images'}", *QUICK)
+
+    (line,) = result.stderr.splitlines()
+    assert result.exit_code == 3
+    assert "7.jpg" in line
+    assert not outputs.exists()
+
+
+def test_a_batch_larger_than_the_data(normlab: Command, outputs: Path) -> None:
+    result = normlab("train", "train.batch_size=2000", *QUICK)
+
+    (line,) = result.stderr.splitlines()
+    assert result.exit_code == 3
+    assert line.startswith("error: train.batch_size: 2000 is more than the 1437 training images of digits — ")
+    assert not outputs.exists()
+
+
+def test_missing_inception_weights_are_said_before_training(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    result = normlab("train", "evaluation.features=inception", "evaluation.weights=/no/such/file", *QUICK[1:])
+
+    (line,) = result.stderr.splitlines()
+    assert result.exit_code == 3
+    assert "/no/such/file" in line
+    assert "evaluation=none" in line
+    assert not outputs.exists()
+
+
+def test_a_run_that_diverges_stops_with_code_6_and_stays_diverged(normlab: Command, outputs: Path) -> None:
+    words = ["train", "optimizer=sgd", "optimizer.lr=1e30", "loss=wasserstein", "normalization=both/none", *QUICK]
+    words[-1] = "train.until=50 steps"
+    first, second = normlab(*words), normlab(*words)
+
+    assert (first.exit_code, second.exit_code) == (6, 6)
+    assert "non-finite" in first.stderr
+    (status,) = outputs.glob("*/*/status.json")
+    assert '"state": "diverged"' in status.read_text()
+
+
+def test_a_setting_changed_behind_the_back_of_a_run_is_refused(normlab: Command, outputs: Path) -> None:
+    assert normlab("train", *QUICK).exit_code == 0
+    (saved,) = outputs.glob("*/*/config.yaml")
+    saved.write_text(saved.read_text().replace("lr: 0.0002", "lr: 0.5"))
+    result = normlab("train", *QUICK)
+
+    assert result.exit_code == 2
+    assert "optimizer.lr: is 0.0002, but 0.5 in the run" in result.stderr
+
+
+def test_a_resumed_run_takes_only_what_does_not_change_its_result(normlab: Command, outputs: Path) -> None:
+    assert normlab("train", *QUICK).exit_code == 0
+    (run,) = outputs.glob("*/*")
+    refused = normlab("train", f"resume={run}", "seed=1", "train.until=4 steps")
+    taken = normlab("train", f"resume={run}", "train.until=4 steps")
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: seed: ")
+    assert taken.exit_code == 0
+
+
+def test_an_unknown_verb(normlab: Command) -> None:
+    result = normlab("tran")
+
+    assert result.exit_code == 2
+    assert "did you mean 'train'?" in result.stderr
