@@ -67,23 +67,24 @@ def launch(settings: RunConfig) -> int:
         if (ended := _ended(settings, run_dir)) is not None:
             return ended
     stop = Stop(None if settings.train.time_limit is None else 60 * settings.train.time_limit.value)
-    with stop.listening():
-        device = assemble.choose_device(settings.device)
-        dataset = assemble.open_dataset(settings)
-        score = assemble.build_score(settings, dataset, device)
-        run_dir.create()
-        if settings.fresh and run_dir.exists():
-            with run_dir.lock():
-                log.warning("the old folder is now %s", run_dir.set_aside())
-            run_dir.create()
+    device = assemble.choose_device(settings.device)
+    dataset = assemble.open_dataset(settings)
+    score = assemble.build_score(settings, dataset, device)
+    run_dir.create()
+    if settings.fresh and run_dir.exists():
         with run_dir.lock():
-            if run_dir.exists():
-                settings = _continued(settings, run_dir)  # somebody may have begun it since we looked
-                _require_same_images(dataset, run_dir)
-            try:
-                return _train(settings, dataset, score, run_dir, device, stop)
-            except Stopped as stopped:
-                return stopped.exit_code
+            log.warning("the old folder is now %s", run_dir.set_aside())
+        run_dir.create()
+    with run_dir.lock(), stop.listening():
+        if run_dir.exists():
+            settings = _continued(settings, run_dir)  # somebody may have begun it since we looked
+            _require_same_images(dataset, run_dir)
+        else:
+            settings = _with_horizon(settings, str(settings.train.until))
+        try:
+            return _train(settings, dataset, score, run_dir, device, stop)
+        except Stopped as stopped:
+            return stopped.exit_code
 
 
 def _train(
@@ -153,13 +154,19 @@ def _accounting(run_dir: RunDir, status: Status) -> Generator[list[Trainer]]:
 def _continued(settings: RunConfig, run_dir: RunDir) -> RunConfig:
     """Return the settings with which a run goes on; raise ConfigurationError if they would make another run of it."""
     saved = config.load(run_dir.config)
-    schedule = settings.optimizer.schedule
-    if "horizon" in schedule.params and schedule.params["horizon"] is None:
-        # A longer run keeps the learning rates that it began with.
-        params = {**schedule.params, "horizon": saved.optimizer.schedule.params.get("horizon")}
-        settings = replace(settings, optimizer=replace(settings.optimizer, schedule=replace(schedule, params=params)))
+    # A longer run keeps the learning rates that it began with.
+    settings = _with_horizon(settings, saved.optimizer.schedule.params.get("horizon"))
     composition.refuse(config.differences(settings, saved))
     return settings
+
+
+def _with_horizon(settings: RunConfig, horizon: Any) -> RunConfig:
+    """Return the settings with a horizon for their schedule, unless it has one or needs none."""
+    schedule = settings.optimizer.schedule
+    if schedule.params.get("horizon", horizon) is not None:
+        return settings
+    schedule = replace(schedule, params={**schedule.params, "horizon": horizon})
+    return replace(settings, optimizer=replace(settings.optimizer, schedule=schedule))
 
 
 def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:

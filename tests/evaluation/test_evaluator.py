@@ -214,3 +214,8 @@ def test_inception_metrics_bear_their_published_names(colour: Dataset, inception
     assert set(result.metrics) == {"fid", "inception_score"}
     assert result.class_shares is None
     assert result.flags == ("few_samples", "few_real_images")
+
+
+def test_single_sample_is_refused(labelled: Dataset):
+    with pytest.raises(ValueError, match="two images or more"):
+        evaluator(labelled, samples=1)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from normlab.randomness import stream
 log = logging.getLogger(__name__)
 
 STATISTICS_BATCHES, STATISTICS_BATCH = 50, 64
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class Interrupted(Exception):
@@ -59,6 +61,8 @@ class Evaluator:
         seed: int,
         device: torch.device,
     ) -> None:
+        if samples < 2 or len(dataset.train if split == "train" else dataset.held_out) < 2:
+            raise ValueError("a covariance needs two images or more, generated and real")
         self.features = features
         self.dataset = dataset
         self.samples = samples
@@ -158,7 +162,7 @@ class Evaluator:
         return moments
 
 
-def restandardised(generator: nn.Module, seed: int, device: torch.device) -> nn.Module:
+def restandardised(generator: AnyModule, seed: int, device: torch.device) -> AnyModule:
     """Return a copy of a generator in evaluation mode whose batch statistics are exact averages for its weights.
 
     The running averages of training lag behind the weights, and an averaged generator has none of its own. They are

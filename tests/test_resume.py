@@ -1,0 +1,221 @@
+"""The same command is the same run: stopped in any way and started again, it ends in the same state, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from normlab.normalizations import TECHNIQUES
+
+from .conftest import Command, result, start
+
+ALL = TECHNIQUES.names()
+# A run of some seconds that saves, evaluates and samples often: every few steps something can be interrupted.
+BUSY = [
+    "architecture.width=16",
+    "train.batch_size=16",
+    "train.until=60 steps",
+    "every.log=5 steps",
+    "every.sample=20 steps",
+    "every.checkpoint=7 steps",
+    "every.evaluate=20 steps",
+    "evaluation.samples=200",
+]
+
+
+def only_run(outputs: Path) -> Path:
+    (run,) = (path.parent for path in outputs.glob("*/*/config.yaml"))
+    return run
+
+
+def digest(normlab: Command, run: Path) -> str:
+    verified = normlab("verify", "--digest-only", str(run))
+    assert verified.exit_code == 0, verified.stderr
+    return verified.stdout
+
+
+def steps(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def kill_after(folder: Path, seconds: float, *words: str) -> int:
+    """Start a command, kill it with signal 9 after a while unless it has ended, and return how it ended."""
+    child = start(folder, *words)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return result(folder, status).exit_code
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    return result(folder, os.waitpid(child, 0)[1]).exit_code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ema", ["none", "standard"])
+@pytest.mark.parametrize("technique", ALL)
+def test_killed_and_started_again_a_run_ends_in_the_same_state(
+    normlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: str, ema: str
+) -> None:
+    words = ["train", f"normalization=both/{technique}", f"ema={ema}", *BUSY]
+    monkeypatch.setenv("NORMLAB_OUTPUTS", str(tmp_path / "straight"))
+    began = time.monotonic()
+    assert normlab(*words).exit_code == 0
+    took = time.monotonic() - began
+    monkeypatch.setenv("NORMLAB_OUTPUTS", str(tmp_path / "killed"))
+    moments = random.Random(f"{technique} {ema}")
+    kills = 0
+    while (code := kill_after(tmp_path, moments.uniform(0.2, 0.7) * took, *words)) != 0:
+        assert code == -signal.SIGKILL, (tmp_path / "stderr").read_text()
+        kills += 1
+        if kills == 4:
+            finished = normlab(*words)
+            assert finished.exit_code == 0, finished.stderr
+            break
+
+    straight, killed = only_run(tmp_path / "straight"), only_run(tmp_path / "killed")
+    assert kills >= 1
+    assert digest(normlab, killed) == digest(normlab, straight)
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert steps(killed / name) == steps(straight / name)
+    without_time = ("seconds", "images_per_second")
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        rows = [
+            [{k: v for k, v in json.loads(line).items() if k not in without_time} for line in file.open()]
+            for file in (killed / name, straight / name)
+        ]
+        assert rows[0] == rows[1]
+    grids = sorted(path.name for path in (straight / "samples").iterdir())
+    assert grids == ["step_00000000.png", "step_00000020.png", "step_00000040.png", "step_00000060.png"]
+    assert all((killed / "samples" / name).read_bytes() == (straight / "samples" / name).read_bytes() for name in grids)
+    assert json.loads((killed / "status.json").read_text())["resumes"] == kills
+
+
+def test_evaluating_or_not_trains_the_same_bits(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "train.batch_size=16", "train.until=6 steps", "normalization=both/batch"]
+    assert normlab(*words, "name=with", "every.evaluate=2 steps", "evaluation.samples=100").exit_code == 0
+    assert normlab(*words, "name=without", "evaluation=none").exit_code == 0
+
+    evaluated, plain = (only_run_of(outputs, name) for name in ("with", "without"))
+    assert digest(normlab, evaluated) == digest(normlab, plain)
+    assert steps(evaluated / "evaluations.jsonl") == [0, 2, 4, 6]
+
+
+def only_run_of(outputs: Path, name: str) -> Path:
+    (run,) = (outputs / name).iterdir()
+    return run
+
+
+def test_a_longer_run_extends_the_shorter_one(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "train.batch_size=16", "evaluation=none", "optimizer.schedule=linear"]
+    horizon = "optimizer.schedule.horizon=20 steps"
+    assert normlab(*words, horizon, "name=straight", "train.until=8 steps").exit_code == 0
+    assert normlab(*words, horizon, "name=extended", "train.until=5 steps").exit_code == 0
+    assert normlab(*words, horizon, "name=extended", "train.until=8 steps").exit_code == 0
+
+    straight, extended = only_run_of(outputs, "straight"), only_run_of(outputs, "extended")
+    assert digest(normlab, extended) == digest(normlab, straight)
+
+
+def test_a_longer_until_does_not_move_the_schedules_horizon(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "train.batch_size=16", "evaluation=none", "optimizer.schedule=linear"]
+    assert normlab(*words, "train.until=5 steps").exit_code == 0
+    assert normlab(*words, "train.until=8 steps").exit_code == 0
+
+    assert "horizon: 5 steps" in (only_run(outputs) / "config.yaml").read_text()
+
+
+def test_a_complete_run_says_so_and_changes_nothing(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "train.until=2 steps", "evaluation=none"]
+    assert normlab(*words).exit_code == 0
+    before = {path: path.read_bytes() for path in only_run(outputs).rglob("*") if path.is_file()}
+    again = normlab(*words)
+
+    assert again.exit_code == 0
+    assert again.stdout.startswith("already complete: ")
+    assert {path: path.read_bytes() for path in only_run(outputs).rglob("*") if path.is_file()} == before
+
+
+def test_fresh_sets_the_old_folder_aside(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "train.until=2 steps", "evaluation=none"]
+    assert normlab(*words).exit_code == 0
+    run = only_run(outputs)
+    before = digest(normlab, run)
+    assert normlab(*words, "fresh=true").exit_code == 0
+
+    aside = run.with_name(run.name + ".old-1")
+    assert digest(normlab, aside) == before == digest(normlab, run)
+    assert json.loads((run / "status.json").read_text())["resumes"] == 0
+
+
+def test_resume_works_from_another_folder(normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "architecture.width=4", "train.batch_size=16", "evaluation=none"]
+    assert normlab(*words, "train.until=3 steps").exit_code == 0
+    run = only_run(outputs)
+    monkeypatch.delenv("NORMLAB_OUTPUTS")
+    (outputs / "elsewhere").mkdir()
+    monkeypatch.chdir(outputs / "elsewhere")
+    resumed = normlab("train", f"resume=../{run.parent.name}/{run.name}", "train.until=6 steps")
+
+    assert resumed.exit_code == 0
+    assert json.loads((run / "status.json").read_text())["step"] == 6
+    assert list((outputs / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)], ids=["INT", "TERM", "USR1"]
+)
+def test_a_signal_saves_and_stops(normlab: Command, outputs: Path, tmp_path: Path, number: int, code: int) -> None:
+    words = ["train", "architecture.width=4", "train.until=1000000 steps", "evaluation=none", "every.log=1 step"]
+    child = start(tmp_path, *words)
+    while not list(outputs.glob("*/*/metrics.jsonl")):
+        time.sleep(0.02)
+    os.kill(child, number)
+    ended = result(tmp_path, os.waitpid(child, 0)[1])
+    status = json.loads((only_run(outputs) / "status.json").read_text())
+
+    assert ended.exit_code == code
+    assert (status["state"], status["exit_code"]) == ("stopped", code)
+    assert f"step_{status['step']:08d}.pt.json" in {path.name for path in (only_run(outputs) / "checkpoints").iterdir()}
+    assert f"normlab train resume={only_run(outputs)}" in ended.stderr
+
+
+def test_a_time_limit_saves_and_stops(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "train.until=1000000 steps", "evaluation=none"]
+    ended = normlab(*words, "train.time_limit=0.02 minutes")
+
+    assert ended.exit_code == 75
+    assert json.loads((only_run(outputs) / "status.json").read_text())["step"] > 0
+
+
+def test_a_second_process_is_turned_away(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    words = ["train", "architecture.width=4", "train.until=1000000 steps", "evaluation=none", "every.log=1 step"]
+    (tmp_path / "first").mkdir()
+    child = start(tmp_path / "first", *words)
+    while not list(outputs.glob("*/*/metrics.jsonl")):
+        time.sleep(0.02)
+    second = normlab(*words)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+    assert second.exit_code == 7
+    assert f"is in use by process {child} on" in second.stderr
+
+
+def test_other_images_behind_the_same_name_are_refused(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for folder, shade in (("one", 40), ("two", 200)):
+        (tmp_path / folder).mkdir()
+        for number in range(12):
+            Image.new("RGB", (32, 32), (shade, number, 0)).save(tmp_path / folder / f"{number}.png")
+    words = ["train", "dataset=image_folder", "architecture.width=4", "evaluation=none", "train.batch_size=4"]
+    assert normlab(*words, f"dataset.root={tmp_path / 'one'}", "train.until=2 steps").exit_code == 0
+    other = normlab(*words, f"dataset.root={tmp_path / 'two'}", "train.until=4 steps")
+
+    assert other.exit_code == 2
+    assert "error: dataset.root: the images differ" in other.stderr
