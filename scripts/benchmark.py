@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +29,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normlab import assemble, launching
-from normlab.config import EveryConfig, RunConfig
+from normlab.config import RunConfig
 from normlab.data.images import Dataset
 from normlab.errors import DONE, NormlabError
 from normlab.outputs.environment import describe_environment
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import open_log
-from normlab.settings import NonNegativeInt, PositiveInt
 from normlab.training.state import TrainState
 from normlab.training.stopping import Stop
 from normlab.training.trainer import Trainer
@@ -162,8 +161,9 @@ class UnequalWork(Exception):
 
 # --- trainer --------------------------------------------------------------------------------------------------------
 
-LOG_EVERY = EveryConfig().log
-LEAD = 25  # so many steps after a row of metrics.jsonl a window begins and ends: it holds every row that is due in it
+LOG_EVERY = 50  # steps between two rows of metrics.jsonl, as by default
+# Windows begin and end between two rows, so that each of them holds all that are due in it.
+WARM_UP = LOG_EVERY + LOG_EVERY // 2
 AGREEING_STEPS = 5
 TOLERANCE = 1e-4  # relative, between losses: rounding, amplified over the steps by Adam
 
@@ -178,13 +178,13 @@ def trainer(arguments: argparse.Namespace) -> Report:
     settings = trainer_settings(arguments)
     dataset = assemble.open_dataset(settings)
     torch.manual_seed(settings.seed)
-    difference = largest_difference(settings, dataset, arguments.technique)
+    difference = largest_difference(settings, dataset)
     with TemporaryDirectory() as folder, quietly(Path(folder) / "stderr"):
         open_log(Path(folder) / "run.log")
         normlab, again = (Windows(settings, dataset, Path(folder) / name) for name in ("normlab", "again"))
-        bare = BareLoop(dataset, normlab.trainer.state, arguments.technique)
+        bare = BareLoop(settings, dataset, normlab.trainer.state)
         loops: dict[str, Callable[[int], None]] = {"normlab": normlab.train, "bare": bare.train, "again": again.train}
-        work = {name: counted_after_warm_up(train) for name, train in loops.items()}
+        work = {name: counted_after_warm_up(train, WARM_UP) for name, train in loops.items()}
         require_same_work(work["normlab"], work["bare"])
         windows = {name: _window(train, arguments.steps) for name, train in loops.items()}
         seconds = time_rounds(windows, arguments.rounds)
@@ -200,7 +200,7 @@ def trainer_settings(arguments: argparse.Namespace) -> RunConfig:
             *("dataset=digits", "architecture=dcgan", f"normalization={arguments.technique}", "device=cpu"),
             *(f"architecture.width={arguments.width}", f"train.batch_size={arguments.batch}"),
             *("train.until=1000000000 steps", "every.sample=null", "every.checkpoint=null", "every.evaluate=null"),
-            "evaluation.features=none",
+            *("evaluation.features=none", f"every.log={LOG_EVERY} steps"),
         ]
     )
     launching.check(settings)
@@ -218,10 +218,10 @@ class Windows(Stop):
         super().__init__()
         run_dir = RunDir(folder)
         run_dir.create()
-        self.end: NonNegativeInt | None = None
+        self.end: int | None = None
         self.trainer: Trainer = assemble.assemble(settings, dataset, None, run_dir, torch.device("cpu"), self).trainer
 
-    def train(self, steps: PositiveInt) -> None:
+    def train(self, steps: int) -> None:
         self.end = self.trainer.state.step + steps
         try:
             self.trainer.train()
@@ -238,8 +238,254 @@ class Windows(Stop):
 class BareLoop:
     """The loop that one writes by hand: plain layers, two optimizers, images in memory, and nothing that looks on.
 
-    It begins with the weights of `state`, its optimizers fresh.
+    It begins with the weights of `state` and with optimizers of its own.
     """
 
-    def __init__(self, dataset: Dataset, state: TrainState, technique: str, batch_size: int = 0) -> None:
-        raise NotImplementedError
+    def __init__(self, settings: RunConfig, dataset: Dataset, state: TrainState) -> None:
+        width = int(settings.architecture.params["width"])
+        self.batch_size = settings.train.batch_size
+        self.pixels = torch.from_numpy(dataset.train.pixels.copy())
+        self.generator = plain_generator(width)
+        self.discriminator = plain_discriminator(width, settings.normalization.discriminator.name)
+        copy_weights(state.generator, self.generator)
+        copy_weights(state.discriminator, self.discriminator)
+        betas = (0.5, 0.999)
+        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=2e-4, betas=betas, fused=True)
+        self.discriminator_optimizer = torch.optim.Adam(
+            self.discriminator.parameters(), lr=2e-4, betas=betas, fused=True
+        )
+        self.ones, self.zeros = torch.ones(self.batch_size), torch.zeros(self.batch_size)
+        self.batches = self.shuffled()
+
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step(next(self.batches), self.latents(), self.latents())
+
+    def step(self, real: Tensor, latents: Tensor, more_latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the discriminator, then the generator, and return their losses."""
+        with torch.no_grad():
+            fake = self.generator(latents)
+        real_scores, fake_scores = self.discriminator(real), self.discriminator(fake)
+        discriminator_loss = F.binary_cross_entropy_with_logits(
+            real_scores, self.ones
+        ) + F.binary_cross_entropy_with_logits(fake_scores, self.zeros)
+        self.discriminator_optimizer.zero_grad()
+        discriminator_loss.backward()
+        self.discriminator_optimizer.step()
+
+        self.discriminator.requires_grad_(False)
+        scores = self.discriminator(self.generator(more_latents))
+        generator_loss = F.binary_cross_entropy_with_logits(scores, self.ones)
+        self.generator_optimizer.zero_grad()
+        generator_loss.backward()
+        self.generator_optimizer.step()
+        self.discriminator.requires_grad_(True)
+        return discriminator_loss.detach(), generator_loss.detach()
+
+    def shuffled(self) -> Iterator[Tensor]:
+        while True:
+            for indices in torch.randperm(len(self.pixels)).split(self.batch_size):
+                if len(indices) == self.batch_size:
+                    yield self.pixels[indices].float().div_(127.5).sub_(1)
+
+    def latents(self) -> Tensor:
+        return torch.randn(self.batch_size, 100)
+
+
+def plain_generator(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Unflatten(1, (100, 1, 1)),
+        nn.ConvTranspose2d(100, 4 * width, 4),
+        nn.BatchNorm2d(4 * width),
+        nn.ReLU(),
+        nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1),
+        nn.Tanh(),
+    )
+
+
+# Techniques that torch has in the same arithmetic; its spectral and weight norm recompute the weight in every pass.
+PLAIN_TECHNIQUES: dict[str, Callable[[int], list[nn.Module]]] = {
+    "none": lambda channels: [],
+    "batch": lambda channels: [nn.BatchNorm2d(channels)],
+    "instance": lambda channels: [nn.InstanceNorm2d(channels, affine=True)],
+    "layer": lambda channels: [nn.GroupNorm(1, channels)],
+    "group": lambda channels: [nn.GroupNorm(channels // 16, channels)],
+}
+
+
+def plain_discriminator(width: int, technique: str) -> nn.Sequential:
+    norm = PLAIN_TECHNIQUES[technique]
+    return nn.Sequential(
+        nn.Conv2d(1, width, 4, stride=2, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        *norm(2 * width),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1),
+        *norm(4 * width),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(4 * width, 1, 4),
+        nn.Flatten(0),
+    )
+
+
+@torch.no_grad()
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy the parameters in the order of the layers, which the two share under different names."""
+    for theirs, own in zip(source.parameters(), target.parameters(), strict=True):
+        own.copy_(theirs)
+
+
+def largest_difference(settings: RunConfig, dataset: Dataset) -> float:
+    """Return by how much, relative to their size, the two loops' losses differ over the first steps.
+
+    Both begin with the same weights and see the same images and latents. Raises UnequalWork beyond rounding.
+    """
+    step = assemble.build_step(settings, dataset, torch.device("cpu"))
+    bare = BareLoop(settings, dataset, step.state)
+    largest = 0.0
+    for _ in range(AGREEING_STEPS):
+        real = step.real.batch(step.state.images_seen)
+        losses = bare.step(real, step.latents("discriminator 0"), step.latents("generator"))
+        scalars = step.take()
+        for name, loss in zip(("loss/discriminator", "loss/generator"), losses, strict=True):
+            ours, theirs = float(scalars[name]), float(loss)
+            largest = max(largest, abs(ours - theirs) / abs(theirs))
+    if not largest <= TOLERANCE:
+        raise UnequalWork(f"the losses differ by {largest:.1e} of their size within {AGREEING_STEPS} steps")
+    return largest
+
+
+def counted_after_warm_up(train: Callable[[int], None], steps: int) -> Work:
+    """Train up to where the first window begins and return the work of the last step before it."""
+    train(steps - 1)
+    with Work() as work:
+        train(1)
+    return work
+
+
+def require_same_work(ours: Work, theirs: Work) -> None:
+    if ours.heavy != theirs.heavy:
+        raise UnequalWork(f"the operations of a step differ:\n{table(ours.heavy, theirs.heavy)}")
+
+
+@contextmanager
+def quietly(path: Path) -> Generator[None]:
+    """Send standard error, where a run off a terminal tells its progress, to a file."""
+    with path.open("w") as file, redirect_stderr(file):
+        yield
+
+
+def _window(train: Callable[[int], None], steps: int) -> Callable[[], None]:
+    return lambda: train(steps)
+
+
+def _trainer_report(
+    arguments: argparse.Namespace,
+    settings: RunConfig,
+    seconds: dict[str, list[Seconds]],
+    work: dict[str, Work],
+    difference: float,
+) -> Report:
+    cpu = {name: [window.cpu for window in windows] for name, windows in seconds.items()}
+    wall = {name: [window.wall for window in windows] for name, windows in seconds.items()}
+    ratio, wall_ratio = ratio_of(cpu["normlab"], cpu["bare"]), ratio_of(wall["normlab"], wall["bare"])
+    control, wall_control = ratio_of(cpu["again"], cpu["normlab"]), ratio_of(wall["again"], wall["normlab"])
+    milliseconds = {name: 1000 * statistics.median(cpu[name]) / arguments.steps for name in ("normlab", "bare")}
+    operations = {name: work[name].operations for name in ("normlab", "bare")}
+    chosen = {key: getattr(arguments, key) for key in ("technique", "width", "batch", "threads", "steps")}
+    values = {
+        "benchmark": "trainer",
+        **{"ratio": ratio.median, "low": ratio.low, "high": ratio.high},
+        **{"control": control.median, "control_low": control.low, "control_high": control.high},
+        "rounds": arguments.rounds,
+        **{"wall_ratio": wall_ratio.median, "wall_low": wall_ratio.low, "wall_high": wall_ratio.high},
+        "wall_control": wall_control.median,
+        "cpu_milliseconds_per_step": milliseconds,
+        "operations_per_step": operations,
+        "convolutions_and_optimizer_steps": dict(work["bare"].heavy),
+        "largest_loss_difference": difference,
+        "settings": chosen,
+        "environment": describe_environment(torch.device("cpu"), settings.precision),
+    }
+    lines = [
+        "normlab's trainer against the loop that one would write by hand, same numerics",
+        f"  digits, dcgan of width {arguments.width}, {settings.label}, batches of {arguments.batch}, fp32, "
+        f"{arguments.threads} thread(s), {arguments.rounds} rounds of {arguments.steps} steps",
+        f"  same work           {work['bare'].heavy.total()} convolutions, their gradients and optimizer steps",
+        f"  same losses         within {difference:.1e} over {AGREEING_STEPS} steps",
+        f"  all operations      {operations['normlab']} against {operations['bare']} a step",
+        f"  CPU time of a step  {milliseconds['normlab']:.2f} ms against {milliseconds['bare']:.2f} ms",
+        f"  CPU time, ratio     {ratio}",
+        f"  wall time, ratio    {wall_ratio}",
+        f"  noise control       {control}  (normlab against itself, CPU time; wall {wall_control.median:.3f})",
+    ]
+    return Report(values, lines)
+
+
+# --- Command line ---------------------------------------------------------------------------------------------------
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the benchmark that the command line names and return the exit code."""
+    arguments = _parser().parse_args(words)
+    torch.set_num_threads(arguments.threads)
+    try:
+        report: Report = arguments.benchmark(arguments)
+    except NormlabError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except UnequalWork as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNEQUAL_WORK
+    print(json.dumps(report.values) if arguments.json else "\n".join(report.lines))
+    control = report.values["control"]
+    if not is_quiet(control):
+        problem = f"an arm took {control:.3f} times as long as itself, outside {QUIET[0]} to {QUIET[1]}"
+        print(f"error: control: {problem} — the machine is too noisy: wait, or give more rounds", file=sys.stderr)
+        return NOISY
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    benchmarks = parser.add_subparsers(required=True, metavar="NAME")
+    _add_trainer(benchmarks.add_parser("trainer", help="the trainer against the loop that one would write by hand"))
+    return parser
+
+
+def _add_trainer(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(benchmark=trainer)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rounds", type=_positive, default=9)
+    parser.add_argument("--steps", type=_whole_intervals, default=50, help="steps of a window, whole intervals of rows")
+    parser.add_argument("--technique", choices=PLAIN_TECHNIQUES, default="none", help="of the discriminator")
+    parser.add_argument("--width", type=_positive, default=32)
+    parser.add_argument("--batch", type=_positive, default=64)
+    parser.add_argument(
+        "--threads", type=_positive, default=1, help="more than 1 count what they spend waiting as well"
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _whole_intervals(text: str) -> int:
+    steps = _positive(text)
+    if steps % LOG_EVERY:
+        raise argparse.ArgumentTypeError(f"{text} is no multiple of {LOG_EVERY}, the steps between two rows")
+    return steps
+
+
+if __name__ == "__main__":
+    sys.exit(main())

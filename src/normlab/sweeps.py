@@ -33,7 +33,7 @@ def run(arguments: list[str], words: list[str], config_dir: str | None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     composition.hand_to_hydra(arguments, task=run_one)
     rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    print(tables.render([_table_row(row) for row in rows]))
+    _tell(rows)
     failed = [row for row in rows if row["exit_code"] not in (DONE, DIVERGED)]
     if failed:
         numbers = ", ".join(f"#{row['job']} [{row['exit_code']}]" for row in failed)
@@ -88,10 +88,24 @@ def _refuse_what_no_run_can_mean(words: list[str], config_dir: str | None) -> No
     composition.refuse(list(complaints))
 
 
-def _table_row(row: dict[str, Any]) -> dict[str, Any]:
-    tree, _ = composition.compose(row["words"])
-    settings, _ = config.read(tree)
-    summary = {"run": f"#{row['job']}", "words": " ".join(row["words"]), "exit": row["exit_code"]}
-    if settings is None:
-        return {**summary, "state": "failed"}
-    return {**summary, **read_run(config.run_folder(settings, composition.part_defaults)).summary()}
+def _tell(rows: list[dict[str, Any]]) -> None:
+    """Print the closing table and where each run's samples are."""
+    table: list[dict[str, Any]] = []
+    grids: list[str] = []
+    for row in rows:
+        tree, _ = composition.compose(row["words"])
+        settings, _ = config.read(tree)
+        cells: dict[str, Any] = {"run": f"#{row['job']}", "exit": row["exit_code"], **_swept(row, rows)}
+        if settings is not None:
+            run = read_run(config.run_folder(settings, composition.part_defaults))
+            cells |= run.summary()
+            grids.append(f"#{row['job']} samples: {run.grid()}")
+        table.append({**cells, "seconds": row["seconds"]})
+    print("\n" + tables.render(table) + "\n" + "\n".join(grids), flush=True)
+
+
+def _swept(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Return what a run was given for the keys in which the runs of the sweep differ."""
+    values = [dict(word.split("=", 1) for word in other["words"]) for other in rows]
+    own = values[rows.index(row)]
+    return {key: value for key, value in own.items() if len({other.get(key) for other in values}) > 1}
