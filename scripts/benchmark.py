@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normlab import assemble, launching
+from normlab.assemble import Materials
 from normlab.config import RunConfig
-from normlab.data.images import Dataset
 from normlab.errors import DONE, NormlabError
 from normlab.outputs.environment import describe_environment
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import open_log
-from normlab.training.state import TrainState
+from normlab.training.step import Step
 from normlab.training.stopping import Stop
 from normlab.training.trainer import Trainer
 from normlab.verbs.train import configure
@@ -43,6 +43,7 @@ from normlab.verbs.train import configure
 UNEQUAL_WORK = 1
 NOISY = 5
 QUIET = (0.97, 1.03)
+CPU = torch.device("cpu")
 
 # --- Timing ---------------------------------------------------------------------------------------------------------
 
@@ -176,20 +177,25 @@ def trainer(arguments: argparse.Namespace) -> Report:
     start over the first steps.
     """
     settings = trainer_settings(arguments)
-    dataset = assemble.open_dataset(settings)
+    materials = assemble.gather(settings, CPU)
     torch.manual_seed(settings.seed)
-    difference = largest_difference(settings, dataset)
+    difference = largest_difference(settings, materials)
     with TemporaryDirectory() as folder, quietly(Path(folder) / "stderr"):
         open_log(Path(folder) / "run.log")
-        normlab, again = (Windows(settings, dataset, Path(folder) / name) for name in ("normlab", "again"))
-        bare = BareLoop(settings, dataset, normlab.trainer.state)
-        loops: dict[str, Callable[[int], None]] = {"normlab": normlab.train, "bare": bare.train, "again": again.train}
-        work = {name: counted_after_warm_up(train, WARM_UP) for name, train in loops.items()}
-        require_same_work(work["normlab"], work["bare"])
-        windows = {name: _window(train, arguments.steps) for name, train in loops.items()}
-        seconds = time_rounds(windows, arguments.rounds)
-        for arm in (normlab, again):
-            arm.trainer.recorder.close()
+        with (
+            closing(Windows(settings, materials, Path(folder) / "normlab")) as normlab,
+            closing(Windows(settings, materials, Path(folder) / "again")) as again,
+        ):
+            bare = BareLoop(settings, normlab.trainer.step)
+            loops: dict[str, Callable[[int], None]] = {
+                "normlab": normlab.train,
+                "bare": bare.train,
+                "again": again.train,
+            }
+            work = {name: counted_after_warm_up(train, WARM_UP) for name, train in loops.items()}
+            require_same_work(work["normlab"], work["bare"])
+            windows = {name: _window(train, arguments.steps) for name, train in loops.items()}
+            seconds = time_rounds(windows, arguments.rounds)
     return _trainer_report(arguments, settings, seconds, work, difference)
 
 
@@ -214,12 +220,12 @@ class WindowEnd(Exception):
 class Windows(Stop):
     """A run of normlab that is left after so many steps, and entered again, where it asks whether to stop."""
 
-    def __init__(self, settings: RunConfig, dataset: Dataset, folder: Path) -> None:
+    def __init__(self, settings: RunConfig, materials: Materials, folder: Path) -> None:
         super().__init__()
         run_dir = RunDir(folder)
         run_dir.create()
         self.end: int | None = None
-        self.trainer: Trainer = assemble.assemble(settings, dataset, None, run_dir, torch.device("cpu"), self).trainer
+        self.trainer: Trainer = assemble.assemble(settings, materials, run_dir, CPU, self).trainer
 
     def train(self, steps: int) -> None:
         self.end = self.trainer.state.step + steps
@@ -228,6 +234,9 @@ class Windows(Stop):
         except WindowEnd:
             return
         raise ValueError(f"the run ended before step {self.end}")
+
+    def close(self) -> None:
+        self.trainer.recorder.close()
 
     def requested(self) -> bool:
         if self.trainer.state.step == self.end:
@@ -238,17 +247,17 @@ class Windows(Stop):
 class BareLoop:
     """The loop that one writes by hand: plain layers, two optimizers, images in memory, and nothing that looks on.
 
-    It begins with the weights of `state` and with optimizers of its own.
+    It has the images and the weights of a step of normlab, copied, and optimizers of its own.
     """
 
-    def __init__(self, settings: RunConfig, dataset: Dataset, state: TrainState) -> None:
+    def __init__(self, settings: RunConfig, step: Step) -> None:
         width = int(settings.architecture.params["width"])
         self.batch_size = settings.train.batch_size
-        self.pixels = torch.from_numpy(dataset.train.pixels.copy())
+        self.pixels = torch.from_numpy(step.real.images.pixels.copy())
         self.generator = plain_generator(width)
         self.discriminator = plain_discriminator(width, settings.normalization.discriminator.name)
-        copy_weights(state.generator, self.generator)
-        copy_weights(state.discriminator, self.discriminator)
+        copy_weights(step.state.generator, self.generator)
+        copy_weights(step.state.discriminator, self.discriminator)
         betas = (0.5, 0.999)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=2e-4, betas=betas, fused=True)
         self.discriminator_optimizer = torch.optim.Adam(
@@ -342,13 +351,13 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
         own.copy_(theirs)
 
 
-def largest_difference(settings: RunConfig, dataset: Dataset) -> float:
+def largest_difference(settings: RunConfig, materials: Materials) -> float:
     """Return by how much, relative to their size, the two loops' losses differ over the first steps.
 
     Both begin with the same weights and see the same images and latents. Raises UnequalWork beyond rounding.
     """
-    step = assemble.build_step(settings, dataset, torch.device("cpu"))
-    bare = BareLoop(settings, dataset, step.state)
+    step = assemble.build_step(settings, materials.dataset, materials.real, CPU)
+    bare = BareLoop(settings, step)
     largest = 0.0
     for _ in range(AGREEING_STEPS):
         real = step.real.batch(step.state.images_seen)
@@ -412,7 +421,7 @@ def _trainer_report(
         "convolutions_and_optimizer_steps": dict(work["bare"].heavy),
         "largest_loss_difference": difference,
         "settings": chosen,
-        "environment": describe_environment(torch.device("cpu"), settings.precision),
+        "environment": describe_environment(CPU, settings.precision),
     }
     lines = [
         "normlab's trainer against the loop that one would write by hand, same numerics",

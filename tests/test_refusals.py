@@ -111,7 +111,7 @@ def test_a_batch_larger_than_the_data(normlab: Command, outputs: Path) -> None:
 
     (line,) = result.stderr.splitlines()
     assert result.exit_code == 3
-    assert line.startswith("error: train.batch_size: 2000 is more than the 1437 training images of digits — ")
+    assert line.startswith("error: train.batch_size: is 2000, but there are only 1437 training images — ")
     assert not outputs.exists()
 
 

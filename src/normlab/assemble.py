@@ -13,7 +13,7 @@ from normlab.config import PARTS, OptimizerConfig, Part, RunConfig, write
 from normlab.data.batches import RealBatches
 from normlab.data.images import Dataset
 from normlab.data.sources import DATASETS
-from normlab.errors import CheckpointError, Complaint, ConfigurationError, DataError
+from normlab.errors import CheckpointError, Complaint, ConfigurationError
 from normlab.evaluation.evaluator import Evaluator, Interrupted
 from normlab.evaluation.features import open_features
 from normlab.losses import LOSSES
@@ -81,12 +81,14 @@ def check(config: RunConfig) -> list[Complaint]:
 
 
 def open_dataset(config: RunConfig) -> Dataset:
-    """Return the data set, decoded and packed if need be; raise DataError if it is not there or too small."""
-    dataset = DATASETS.build(config.dataset.name, config.dataset.params)
-    if config.train.batch_size > len(dataset.train):
-        problem = f"{config.train.batch_size} is more than the {len(dataset.train)} training images of {dataset.name}"
-        raise DataError("train.batch_size", problem, "choose a smaller batch or more data")
-    return dataset
+    """Return the data set, decoded and packed if need be; raise DataError if it is not there."""
+    return DATASETS.build(config.dataset.name, config.dataset.params)
+
+
+def open_batches(config: RunConfig, dataset: Dataset, device: torch.device) -> RealBatches:
+    """Return the stream of real images; raise DataError if there are too few for a batch."""
+    batch_size = config.train.batch_size
+    return RealBatches(dataset.train, seed=config.seed, batch_size=batch_size, flip=dataset.flip, device=device)
 
 
 def choose_device(name: str) -> torch.device:
@@ -121,11 +123,8 @@ def build_state(config: RunConfig, image_shape: tuple[int, int, int], device: to
     )
 
 
-def build_step(config: RunConfig, dataset: Dataset, device: torch.device) -> Step:
+def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: torch.device) -> Step:
     """Return the step of a run, with the state at step 0."""
-    real = RealBatches(
-        dataset.train, seed=config.seed, batch_size=config.train.batch_size, flip=dataset.flip, device=device
-    )
     return Step(
         state=build_state(config, dataset.image_shape, device),
         loss=LOSSES.build(config.loss.name, config.loss.params),
@@ -172,11 +171,24 @@ class Assembly(NamedTuple):
     layers: list[dict[str, Any]]
 
 
-def assemble(
-    config: RunConfig, dataset: Dataset, score: Score | None, run_dir: RunDir, device: torch.device, stop: Stop
-) -> Assembly:
+class Materials(NamedTuple):
+    """What a run needs from outside: the images, on their way to the device, and the means to score."""
+
+    dataset: Dataset
+    real: RealBatches
+    score: Score | None
+
+
+def gather(config: RunConfig, device: torch.device) -> Materials:
+    """Open all that a run needs; raise DataError for what is not there, before anything is written."""
+    dataset = open_dataset(config)
+    return Materials(dataset, open_batches(config, dataset, device), build_score(config, dataset, device))
+
+
+def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: torch.device, stop: Stop) -> Assembly:
     """Build a run and bring it to the newest checkpoint in its folder, or to step 0 if there is none."""
-    step = build_step(config, dataset, device)
+    dataset, real, score = materials
+    step = build_step(config, dataset, real, device)
     layers = _layers(step)
     checkpoints = Checkpoints(run_dir.checkpoints)
     if newest := checkpoints.newest():

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from normlab.errors import Complaint, ConfigurationError
 from normlab.registry import unknown
@@ -184,8 +186,9 @@ def load(path: Path) -> RunConfig:
     """Return the configuration saved at `path`; raise ConfigurationError if it cannot be read."""
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(str(path), f"cannot be read ({error})", "name the folder of a run") from None
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        problem = f"cannot be read ({' '.join(str(error).split())})"
+        raise ConfigurationError(str(path), problem, "name the folder of a run") from None
     config, complaints = read(typing.cast(Tree, tree))
     if config is None:
         raise ConfigurationError.of([Complaint(f"{path}: {where}", *rest) for where, *rest in complaints])

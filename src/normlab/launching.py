@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from normlab import assemble, composition, config
+from normlab.assemble import Materials
 from normlab.config import RunConfig
 from normlab.data.images import Dataset
 from normlab.errors import (
@@ -30,7 +31,7 @@ from normlab.outputs.export import export_generator
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import open_log
 from normlab.training.stopping import Stop, Stopped
-from normlab.training.trainer import Score, Trainer
+from normlab.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ def check(settings: RunConfig) -> None:
 def preview(settings: RunConfig) -> int:
     """Open the data and the features that a run needs, start nothing, and say what would be trained where."""
     device = assemble.choose_device(settings.device)
-    dataset = assemble.open_dataset(settings)
-    assemble.build_score(settings, dataset, device)
+    dataset = assemble.gather(settings, device).dataset
     steps = assemble.pace_of(settings, len(dataset.train)).steps(settings.train.until)
     print(f"{settings.label}  {dataset.name}: {len(dataset.train):,} images  {steps:,} steps on {device}")
     print(f"would train in {folder_of(settings).path}")
@@ -68,8 +68,7 @@ def launch(settings: RunConfig) -> int:
             return ended
     stop = Stop(None if settings.train.time_limit is None else 60 * settings.train.time_limit.value)
     device = assemble.choose_device(settings.device)
-    dataset = assemble.open_dataset(settings)
-    score = assemble.build_score(settings, dataset, device)
+    materials = assemble.gather(settings, device)
     run_dir.create()
     if settings.fresh and run_dir.exists():
         with run_dir.lock():
@@ -78,18 +77,17 @@ def launch(settings: RunConfig) -> int:
     with run_dir.lock(), stop.listening():
         if run_dir.exists():
             settings = _continued(settings, run_dir)  # somebody may have begun it since we looked
-            _require_same_images(dataset, run_dir)
+            _require_same_images(materials.dataset, run_dir)
         else:
             settings = _with_horizon(settings, str(settings.train.until))
         try:
-            return _train(settings, dataset, score, run_dir, device, stop)
+            return _train(settings, materials, run_dir, device, stop)
         except Stopped as stopped:
             return stopped.exit_code
 
 
-def _train(
-    settings: RunConfig, dataset: Dataset, score: Score | None, run_dir: RunDir, device: torch.device, stop: Stop
-) -> int:
+def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: torch.device, stop: Stop) -> int:
+    dataset = materials.dataset
     before = run_dir.read_status()
     resumes = 0 if before is None else before.resumes + 1
     open_log(run_dir.log, settings.debug)
@@ -98,7 +96,7 @@ def _train(
     for note in dataset.notes:
         log.info("%s", note)
     with _accounting(run_dir, Status(state="running", resumes=resumes)) as account:
-        trainer, layers = assemble.assemble(settings, dataset, score, run_dir, device, stop)
+        trainer, layers = assemble.assemble(settings, materials, run_dir, device, stop)
         trainer.resumes = resumes
         account.append(trainer)
         if trainer.state.step:

@@ -29,6 +29,7 @@ def build_step() -> BuildStep:
         settings, more = config.read(tree)
         assert settings is not None, complaints + more
         assert assemble.check(settings) == []
-        return assemble.build_step(settings, synthetic_dataset(), torch.device("cpu"))
+        dataset, device = synthetic_dataset(), torch.device("cpu")
+        return assemble.build_step(settings, dataset, assemble.open_batches(settings, dataset, device), device)
 
     return build

@@ -1,0 +1,56 @@
+"""A trained generator from a run's folder or a file, with neither the data set nor a GPU."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from normlab import assemble, config
+from normlab.errors import CheckpointError, ConfigurationError
+from normlab.evaluation.evaluator import restandardised
+from normlab.networks.network import Generator
+from normlab.outputs.checkpoints import Checkpoints
+from normlab.outputs.export import read_generator
+from normlab.outputs.run_dir import RunDir
+
+
+class Loaded(NamedTuple):
+    """A generator in evaluation mode on the CPU, and the step at which it was saved."""
+
+    generator: Generator
+    step: int
+
+
+def load(source: Path) -> Loaded:
+    """Return the generator of a run's newest checkpoint, averaged where there is an average, or of a .safetensors file.
+
+    Raises ConfigurationError if the source is neither, CheckpointError if there is nothing sound in it.
+    """
+    return _from_file(source) if source.suffix == ".safetensors" else _from_run(source)
+
+
+def _from_file(path: Path) -> Loaded:
+    tensors, metadata = read_generator(path)
+    try:
+        generator = assemble.generator_from_metadata(metadata)
+        generator.load_state_dict(tensors)
+        return Loaded(generator.eval(), int(metadata["step"]))
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(str(path), f"is no generator of normlab: {error}", "give one that it exported") from None
+
+
+def _from_run(path: Path) -> Loaded:
+    run_dir = RunDir(path)
+    if not run_dir.exists():
+        remedy = "name a folder that holds a config.yaml, or a .safetensors file"
+        raise ConfigurationError(str(path), "is not the folder of a run", remedy)
+    settings = config.load(run_dir.config)
+    environment = run_dir.read_json("environment.json")
+    newest = Checkpoints(run_dir.checkpoints).newest()
+    if environment is None or newest is None:
+        raise CheckpointError(str(run_dir.checkpoints), "holds no checkpoint", "train the run first")
+    assemble.import_plugins(settings)
+    channels, height, width = environment["dataset"]["image_shape"]
+    generator = assemble.build_generator(settings, (channels, height, width))
+    generator.load_state_dict(newest.state["averaged"] or newest.state["generator"])
+    return Loaded(restandardised(generator, settings.seed, torch.device("cpu")), newest.step)

@@ -1,0 +1,151 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+TINY = ("trainer", "--rounds", "2", "--steps", "50", "--width", "8", "--batch", "2")
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["benchmark"] = module  # where dataclasses look up the hints of their fields
+    specification.loader.exec_module(module)
+    return module
+
+
+def report_with_control(benchmark: ModuleType, control: float):
+    return lambda arguments: benchmark.Report({"control": control}, ["a line"])
+
+
+def test_every_arm_stands_twice_in_every_place_over_six_rounds(benchmark: ModuleType):
+    orders = [benchmark.in_turn(["a", "b", "c"], round_number) for round_number in range(6)]
+    assert len({tuple(order) for order in orders}) == 6
+    for place in range(3):
+        assert Counter(order[place] for order in orders) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_arms_are_timed_once_a_round_in_cpu_and_wall_seconds(benchmark: ModuleType):
+    calls: list[str] = []
+    seconds = benchmark.time_rounds({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
+    assert Counter(calls) == {"a": 2, "b": 2}
+    assert [len(windows) for windows in seconds.values()] == [2, 2]
+    assert all(window.cpu >= 0 and window.wall > 0 for window in seconds["a"])
+
+
+@pytest.mark.parametrize(("rounds", "rank"), [(5, 1), (6, 1), (9, 2), (15, 4), (25, 8)])
+def test_the_interval_of_a_median_lies_between_the_tabulated_ranks(benchmark: ModuleType, rounds: int, rank: int):
+    # The ranks of a sign test's interval of at least 95 %; below 6 rounds there is none and the range stands for it.
+    ratio = benchmark.ratio_of([float(value) for value in range(rounds, 0, -1)], [1.0] * rounds)
+    assert ratio == ((rounds + 1) / 2, rank, rounds + 1 - rank)
+
+
+def test_ratios_are_taken_within_rounds(benchmark: ModuleType):
+    assert benchmark.ratio_of([2.0, 20.0, 200.0], [1.0, 10.0, 100.0]) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(("control", "exit_code"), [(0.969, 5), (0.97, 0), (1.03, 0), (1.031, 5)])
+def test_a_noisy_control_is_told_and_exits_5(
+    benchmark: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    control: float,
+    exit_code: int,
+):
+    monkeypatch.setattr(benchmark, "trainer", report_with_control(benchmark, control))
+    assert benchmark.main(["trainer", "--json"]) == exit_code
+    output = capsys.readouterr()
+    assert json.loads(output.out) == {"control": control}
+    assert (f"error: control: an arm took {control:.3f}" in output.err) == (exit_code == 5)
+
+
+def test_work_counts_convolutions_their_wanted_gradients_and_optimizer_steps(benchmark: ModuleType):
+    layer = nn.Conv2d(1, 2, 3)
+    images = torch.randn(4, 1, 5, 5)
+    optimizer = torch.optim.Adam(layer.parameters(), fused=True)
+    with benchmark.Work() as work:
+        layer(images).sum().backward()
+        optimizer.step()
+    assert work.heavy == {
+        "convolution of 4x1x5x5 by 2x1x3x3": 1,
+        "gradient of 4x1x5x5 by 2x1x3x3: weight+bias": 1,
+        "Adam step of 2 tensors": 1,
+    }
+    with benchmark.Work() as work:
+        layer.requires_grad_(False)(images.requires_grad_()).sum().backward()
+    assert work.heavy["gradient of 4x1x5x5 by 2x1x3x3: input"] == 1
+
+
+def test_unequal_work_prints_both_counts_and_no_ratio(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    plain = benchmark.BareLoop.train
+
+    def twice(self: object, steps: int) -> None:
+        plain(self, steps)
+        plain(self, steps)
+
+    monkeypatch.setattr(benchmark.BareLoop, "train", twice)
+    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
+    monkeypatch.setattr(benchmark, "WARM_UP", 2)
+    assert benchmark.main(list(TINY)) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = [line for line in output.err.splitlines() if "convolution of 2x1x32x32 by 8x1x4x4" in line]
+    assert line.split()[-2:] == ["3", "6"]
+
+
+def test_losses_that_differ_are_refused(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(benchmark, "copy_weights", lambda source, target: None)
+    assert benchmark.main(list(TINY)) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "error: the losses differ by" in output.err
+
+
+@pytest.mark.parametrize("technique", ["none", "batch", "instance", "layer", "group"])
+def test_the_bare_loop_computes_what_a_step_of_normlab_does(benchmark: ModuleType, technique: str):
+    words = ["trainer", "--technique", technique, "--width", "8", "--batch", "4"]
+    settings = benchmark.trainer_settings(benchmark._parser().parse_args(words))
+    materials = benchmark.assemble.gather(settings, torch.device("cpu"))
+    assert benchmark.largest_difference(settings, materials) < 1e-5
+
+
+def test_a_window_holds_each_row_that_is_due_in_it(benchmark: ModuleType, tmp_path: Path):
+    settings = benchmark.trainer_settings(benchmark._parser().parse_args([*TINY, "--width", "4"]))
+    windows = benchmark.Windows(settings, benchmark.assemble.gather(settings, torch.device("cpu")), tmp_path)
+    windows.train(benchmark.WARM_UP)
+    for rows in (2, 3):
+        windows.train(50)
+        written = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in written] == [50 * row for row in range(1, rows + 1)]
+    windows.close()
+
+
+@pytest.mark.slow
+def test_the_command_prints_one_object_and_leaves_no_run_behind(tmp_path: Path):
+    environment = {**os.environ, "NORMLAB_OUTPUTS": str(tmp_path / "outputs")}
+    command = [sys.executable, str(SCRIPT), *TINY, "--json"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    values = json.loads(result.stdout)
+    assert result.returncode == (0 if 0.97 <= values["control"] <= 1.03 else 5)
+    assert values["low"] <= values["ratio"] <= values["high"]
+    assert values["rounds"] == 2
+    assert values["cpu_milliseconds_per_step"]["bare"] > 0
+    assert values["convolutions_and_optimizer_steps"]["Adam step of 8 tensors"] == 1
+    assert values["environment"]["threads"] == 1
+    assert list(tmp_path.iterdir()) == []

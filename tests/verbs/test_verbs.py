@@ -1,0 +1,149 @@
+"""The verbs that look at runs: what they print, what they give to machines, what they refuse."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import normlab as package
+
+from ..conftest import Command
+
+QUICK = ["train", "architecture.width=4", "train.batch_size=16", "train.until=3 steps", "evaluation.samples=100"]
+
+
+@pytest.fixture
+def run(normlab: Command, outputs: Path) -> Path:
+    trained = normlab(*QUICK, "ema=standard")
+    assert trained.exit_code == 0, trained.stderr
+    (config,) = outputs.glob("*/*/config.yaml")
+    return config.parent
+
+
+def test_status_shows_a_run(normlab: Command, run: Path) -> None:
+    shown = normlab("status", str(run.parent.parent))
+
+    assert shown.exit_code == 0
+    assert "G:batch D:spectral" in shown.stdout
+    assert "classifier_score" in shown.stdout
+
+
+def test_status_speaks_json(normlab: Command, run: Path) -> None:
+    (described,) = json.loads(normlab("status", "--json", str(run)).stdout)["runs"]
+
+    assert (described["state"], described["status"]["step"]) == ("done", 3)
+    assert described["evaluation"]["generator"] == "averaged"
+    assert described["continue"] is None
+
+
+def test_status_calls_a_killed_run_interrupted_and_says_how_to_continue(normlab: Command, run: Path) -> None:
+    status = run / "status.json"
+    status.write_text(status.read_text().replace('"done"', '"running"'))
+    shown = normlab("status", str(run))
+
+    assert "interrupted" in shown.stdout
+    assert f"to continue: normlab train resume={run}" in shown.stdout
+
+
+def test_status_shows_a_broken_folder_as_broken(normlab: Command, run: Path) -> None:
+    (run / "config.yaml").write_text("name: [")
+
+    assert "broken" in normlab("status", str(run)).stdout
+
+
+def test_verify_finds_a_flipped_bit(normlab: Command, run: Path) -> None:
+    sound = normlab("verify", str(run))
+    newest = max((run / "checkpoints").glob("*.pt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(bytes(content))
+    damaged = normlab("verify", str(run))
+
+    assert sound.exit_code == 0
+    assert "state digest of step 3: " in sound.stdout
+    assert damaged.exit_code == 4
+    assert str(newest) in damaged.stderr
+
+
+def test_verify_speaks_json_with_the_digest_alone_on_demand(normlab: Command, run: Path) -> None:
+    described = json.loads(normlab("verify", "--json", str(run)).stdout)
+
+    assert [row["ok"] for row in described["checkpoints"]] == [True] * len(described["checkpoints"])
+    assert normlab("verify", "--digest-only", str(run)).stdout == described["digest"] + "\n"
+
+
+def test_sample_draws_the_same_images_from_a_run_and_from_its_exported_generator(
+    normlab: Command, run: Path, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "run.png", tmp_path / "file.png"
+    assert normlab("sample", str(run), "--count", "10", "--columns", "5", "--out", str(one)).exit_code == 0
+    file = run / "generator.safetensors"
+    assert normlab("sample", str(file), "--count", "10", "--columns", "5", "--out", str(other)).exit_code == 0
+
+    assert one.read_bytes() == other.read_bytes()
+    assert Image.open(one).size == (5 * 34 + 2, 2 * 34 + 2)
+
+
+def test_load_gives_the_generator_to_python(run: Path) -> None:
+    generator = package.load(run)
+    images = generator(torch.randn(3, generator.latent_size))
+
+    assert images.shape == (3, 1, 32, 32)
+    assert not generator.training
+
+
+@pytest.mark.parametrize("verb", ["status", "verify", "sample"])
+def test_a_folder_without_a_run_is_refused(normlab: Command, verb: str) -> None:
+    refused = normlab(verb, "/no/such/folder")
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: /no/such/folder: ")
+
+
+def test_list_shows_groups_choices_and_parameters(normlab: Command) -> None:
+    everything, one = normlab("list").stdout, normlab("list", "technique", "spectral").stdout
+
+    assert all(word in everything for word in ("technique", "spectral", "dcgan", "mnist", "wasserstein", "cosine"))
+    assert "power_iterations = 1    (a whole number at least 1)" in one
+    assert "Miyato" in one
+
+
+def test_list_speaks_json(normlab: Command) -> None:
+    described = json.loads(normlab("list", "--json", "optimizer").stdout)
+
+    assert described["optimizer"]["adam"]["parameters"]["betas"]["default"] == [0.5, 0.999]
+
+
+@pytest.mark.parametrize(("words", "near"), [(["techniqe"], "technique"), (["technique", "spectrl"], "spectral")])
+def test_list_refuses_an_unknown_name_with_the_nearest(normlab: Command, words: list[str], near: str) -> None:
+    refused = normlab("list", *words)
+
+    assert refused.exit_code == 2
+    assert f"did you mean '{near}'?" in refused.stderr
+
+
+def test_hydra_shows_a_runs_whole_configuration(normlab: Command, outputs: Path) -> None:
+    shown = normlab("train", "--cfg", "job", "seed=5", "normalization.generator=layer")
+
+    assert shown.exit_code == 0
+    assert "seed: 5" in shown.stdout
+    assert "  generator:\n    name: layer\n" in shown.stdout
+    assert not outputs.exists()
+
+
+def test_check_starts_nothing(normlab: Command, outputs: Path) -> None:
+    checked = normlab(*QUICK, "--check")
+
+    assert checked.exit_code == 0
+    assert "3 steps on cpu" in checked.stdout
+    assert not outputs.exists()
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    shown = subprocess.run([sys.executable, "-m", "normlab", "--help"], capture_output=True, text=True, check=True)
+
+    assert "normlab train" in shown.stdout
