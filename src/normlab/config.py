@@ -146,11 +146,13 @@ PARTS = {
     "optimizer": "optimizer",
     "optimizer.schedule": "schedule",
 }
-# Settings that do not change what is computed: free on resume, and no part of the folder's digest.
+# Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
-    *("every", "train.until", "train.time_limit", "device", "debug", "name", "resume", "fresh"),
+    *("every", "train.until", "train.time_limit", "device", "debug"),
     *("dataset.root", "dataset.download", "evaluation.weights"),
 )
+# Settings that choose the folder.
+PLACE = ("name", "resume", "fresh")
 PATHS = ("dataset.root", "evaluation.weights")
 
 
@@ -210,12 +212,13 @@ def flatten(tree: Tree, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_free(key: str) -> bool:
+    """Return whether a setting may change when a run goes on."""
     return any(key == free or key.startswith(free + ".") for free in FREE)
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """Return the settings that determine the result, by dotted key."""
-    return {key: value for key, value in flatten(write(config)) if not is_free(key)}
+    return {key: value for key, value in flatten(write(config)) if not is_free(key) and key not in PLACE}
 
 
 def differences(new: RunConfig, old: RunConfig) -> list[Complaint]:

@@ -19,7 +19,8 @@ from normlab.reports import tables
 from normlab.reports.runs import read_run
 
 DIVERGED = 6
-RECORD = "NORMLAB_SWEEP"
+# How a run of a sweep, wherever a launcher starts it, knows of the sweep.
+RECORD, CONFIG_DIR = "NORMLAB_SWEEP_RECORD", "NORMLAB_SWEEP_CONFIG_DIR"
 
 
 def run(arguments: list[str], words: list[str], config_dir: str | None) -> int:
@@ -29,6 +30,7 @@ def run(arguments: list[str], words: list[str], config_dir: str | None) -> int:
     _refuse_what_no_run_can_mean(words, config_dir)
     record.parent.mkdir(parents=True, exist_ok=True)
     os.environ[RECORD] = str(record)
+    os.environ[CONFIG_DIR] = config_dir or ""
     # Hydra says an exception in its own way and exits with 1; with this it lets ours pass.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     composition.hand_to_hydra(arguments, task=run_one)
@@ -49,7 +51,10 @@ def run_one(tree: DictConfig) -> int:
     words = list(hydra.overrides.task)
     print(f"\n#{hydra.job.num}  {' '.join(words)}", flush=True)
     began = time.time()
-    exit_code = _wait(subprocess.Popen([sys.executable, "-m", "normlab", "train", *words], preexec_fn=_die_with_parent))
+    command = [sys.executable, "-m", "normlab", "train", *words]
+    if config_dir := os.environ[CONFIG_DIR]:
+        command += ["--config-dir", config_dir]
+    exit_code = _wait(subprocess.Popen(command, preexec_fn=_die_with_parent))
     row = {"job": hydra.job.num, "words": words, "exit_code": exit_code, "seconds": round(time.time() - began, 1)}
     with open(os.environ[RECORD], "a") as file:
         file.write(json.dumps(row) + "\n")

@@ -1,6 +1,7 @@
 """`normlab status DIR...`: how runs stand."""
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from normlab.verbs.continuing import how_to_continue
 def run(arguments: list[str]) -> int:
     """Print a row for each run in or below the folders."""
     parser = argparse.ArgumentParser("normlab status", description="How runs stand.")
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="a run, or a folder with runs somewhere below it")
+    outputs = os.environ.get("NORMLAB_OUTPUTS", "outputs")
+    help = f"a run, or a folder with runs somewhere below it (default {outputs})"
+    parser.add_argument("folders", nargs="*", metavar="DIR", default=[outputs], help=help)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
     for folder in options.folders:

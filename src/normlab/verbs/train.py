@@ -19,11 +19,14 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("-cd", "--config-dir")
     parser.add_argument("--check", action="store_true")
     known, words = parser.parse_known_args(arguments)
-    if any(word.startswith("-") for word in words):
-        composition.hand_to_hydra(arguments, task=lambda tree: None)
-        return DONE
+    if known.multirun and known.check:
+        raise ConfigurationError("--check", "looks at one run, not at a sweep", "leave out one of --check and -m")
     if known.multirun:
         return sweeps.run(arguments, words, known.config_dir)
+    if any(word.startswith("-") for word in words):
+        composition.refuse(composition.compose([word for word in words if "=" in word], known.config_dir)[1])
+        composition.hand_to_hydra(arguments, task=lambda tree: None)
+        return DONE
 
     settings = configure(words, known.config_dir)
     # Only now, with all that can be refused without it refused, the seconds that importing torch takes.
