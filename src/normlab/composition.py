@@ -80,8 +80,9 @@ def groups() -> list[str]:
 
 def header(group: str, name: str) -> str:
     """Return the comment that a group's file begins with."""
-    first = (configs_dir() / group / f"{name}.yaml").read_text().partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    lines = (configs_dir() / group / f"{name}.yaml").read_text().splitlines()
+    comments = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+    return next((comment for comment in comments if not comment.startswith("@package")), "")
 
 
 def part_defaults(group: str, name: str) -> Tree:

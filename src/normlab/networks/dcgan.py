@@ -11,7 +11,9 @@ from normlab.settings import Misfit, PositiveInt
 def dcgan(
     image_shape: tuple[int, int, int], *, width: PositiveInt = 32, latent_size: PositiveInt = 100
 ) -> Architecture:
-    """Return the pair for images [c, h, w], h = w: 4 layers a network below 64 px, 5 below 128, 6 at 128.
+    """DCGAN (Radford et al. 2016) for square images: 4 layers a network below 64 px, 5 below 128, 6 at 128.
+
+    image_shape: [c, h, w] of the images.
 
     The discriminator halves the map and doubles the channels from `width` on until a map of 4 to 7 px is left, which
     its last layer turns into one score; the generator is its mirror. Kernels are 4x4 at stride 2, nonlinearities ReLU

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+from types import NoneType
 from typing import Any
 
 from normlab import composition
@@ -64,4 +65,6 @@ def _text(described: dict[str, dict[str, dict[str, Any]]], in_full: bool) -> str
 def _shown(default: Any) -> str:
     if default is inspect.Parameter.empty:
         return "(must be given)"
-    return "null" if default is None else str(list(default) if isinstance(default, tuple) else default)
+    if isinstance(default, (bool, NoneType)):
+        return {None: "null", True: "true", False: "false"}[default]
+    return str(list(default) if isinstance(default, tuple) else default)
