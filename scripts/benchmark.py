@@ -225,7 +225,7 @@ class Windows(Stop):
         run_dir = RunDir(folder)
         run_dir.create()
         self.end: int | None = None
-        self.trainer: Trainer = assemble.assemble(settings, materials, run_dir, CPU, self).trainer
+        self.trainer: Trainer = assemble.assemble(settings, materials, run_dir, CPU, self)
 
     def train(self, steps: int) -> None:
         self.end = self.trainer.state.step + steps

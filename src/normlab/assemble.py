@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ from normlab.training.pace import Pace
 from normlab.training.state import TrainState
 from normlab.training.step import Step
 from normlab.training.stopping import Stop
-from normlab.training.trainer import Score, Trainer
+from normlab.training.trainer import Trainer
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "dataset": DATASETS,
@@ -138,13 +139,31 @@ def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: t
     )
 
 
-def build_score(config: RunConfig, dataset: Dataset, device: torch.device) -> Score | None:
-    """Return what scores a generator, its features ready and the real images' statistics known; None for no scores."""
+@dataclass(frozen=True)
+class Scorer:
+    """What scores a generator, for the trainer; `info` says with which features."""
+
+    evaluator: Evaluator
+    info: str
+
+    def __call__(self, generator: nn.Module, stop: Callable[[], bool]) -> Mapping[str, Any] | None:
+        """Return a row of scores, or None if `stop` ended the evaluation."""
+        try:
+            result = self.evaluator.evaluate(generator, stop)
+        except Interrupted:
+            return None
+        shares = {} if result.class_shares is None else {"class_shares": list(result.class_shares)}
+        return {"protocol": self.evaluator.protocol, "flags": list(result.flags), **result.metrics, **shares}
+
+
+def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> Scorer | None:
+    """Return what scores a generator, its feature network ready; None for no scores."""
     evaluation = config.evaluation
     if evaluation.features == "none":
         return None
+    features = open_features(evaluation.features, evaluation.weights, dataset, device)
     evaluator = Evaluator(
-        open_features(evaluation.features, evaluation.weights, dataset, device),
+        features,
         dataset,
         samples=evaluation.samples,
         split=evaluation.split,
@@ -152,23 +171,7 @@ def build_score(config: RunConfig, dataset: Dataset, device: torch.device) -> Sc
         seed=config.seed,
         device=device,
     )
-
-    def score(generator: nn.Module, stop: Callable[[], bool]) -> Mapping[str, Any] | None:
-        try:
-            result = evaluator.evaluate(generator, stop)
-        except Interrupted:
-            return None
-        shares = {} if result.class_shares is None else {"class_shares": list(result.class_shares)}
-        return {"protocol": evaluator.protocol, "flags": list(result.flags), **result.metrics, **shares}
-
-    return score
-
-
-class Assembly(NamedTuple):
-    """A run ready to train, and what its layers were before the first step."""
-
-    trainer: Trainer
-    layers: list[dict[str, Any]]
+    return Scorer(evaluator, features.info)
 
 
 class Materials(NamedTuple):
@@ -176,20 +179,19 @@ class Materials(NamedTuple):
 
     dataset: Dataset
     real: RealBatches
-    score: Score | None
+    scorer: Scorer | None
 
 
 def gather(config: RunConfig, device: torch.device) -> Materials:
     """Open all that a run needs; raise DataError for what is not there, before anything is written."""
     dataset = open_dataset(config)
-    return Materials(dataset, open_batches(config, dataset, device), build_score(config, dataset, device))
+    return Materials(dataset, open_batches(config, dataset, device), build_scorer(config, dataset, device))
 
 
-def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: torch.device, stop: Stop) -> Assembly:
+def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: torch.device, stop: Stop) -> Trainer:
     """Build a run and bring it to the newest checkpoint in its folder, or to step 0 if there is none."""
-    dataset, real, score = materials
+    dataset, real, scorer = materials
     step = build_step(config, dataset, real, device)
-    layers = _layers(step)
     checkpoints = Checkpoints(run_dir.checkpoints)
     if newest := checkpoints.newest():
         try:
@@ -198,17 +200,28 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
             remedy = "fresh=true starts over; the old folder is set aside"
             raise CheckpointError(str(checkpoints.file(newest.step)), f"is of another run: {error}", remedy) from None
     pace = pace_of(config, len(dataset.train))
-    trainer = Trainer(
+    return Trainer(
         step=step,
         pace=pace,
         last_step=pace.steps(config.train.until),
         every=config.every,
-        score=score,
+        score=scorer,
         checkpoints=checkpoints,
         recorder=Recorder(run_dir, step.state.step),
         stop=stop,
     )
-    return Assembly(trainer, layers)
+
+
+def describe(step: Step) -> list[dict[str, Any]]:
+    """Return what `layers.json` says of the layers of both networks, as they stand, on a step's images and latents."""
+    state = step.state
+    with torch.no_grad():
+        real = step.real.batch(0)
+        latents = step.latents("generator")
+        return [
+            *describe_layers(state.generator, "generator", latents),
+            *describe_layers(state.discriminator, "discriminator", real),
+        ]
 
 
 def pace_of(config: RunConfig, training_images: int) -> Pace:
@@ -228,17 +241,6 @@ def _schedule(config: OptimizerConfig, pace: Pace, until: Length) -> Any:
         return pace.steps(until if length is None else length)
 
     return SCHEDULES.build(config.schedule.name, config.schedule.params, steps_of)
-
-
-def _layers(step: Step) -> list[dict[str, Any]]:
-    state = step.state
-    with torch.no_grad():
-        real = step.real.batch(0)
-        latents = step.latents("generator")
-        return [
-            *describe_layers(state.generator, "generator", latents),
-            *describe_layers(state.discriminator, "discriminator", real),
-        ]
 
 
 def _check_networks(config: RunConfig) -> list[Complaint]:

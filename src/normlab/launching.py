@@ -93,17 +93,17 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
     open_log(run_dir.log, settings.debug)
     log.info("%s  %s", settings.label, run_dir.path)
     log.debug("command: %s", shlex.join(sys.argv))
-    for note in dataset.notes:
+    for note in (*dataset.notes, *([] if materials.scorer is None else [f"scored by {materials.scorer.info}"])):
         log.info("%s", note)
     with _accounting(run_dir, Status(state="running", resumes=resumes)) as account:
-        trainer, layers = assemble.assemble(settings, materials, run_dir, device, stop)
+        trainer = assemble.assemble(settings, materials, run_dir, device, stop)
         trainer.resumes = resumes
         account.append(trainer)
         if trainer.state.step:
             log.info("continues from step %s of %s", f"{trainer.state.step:,}", f"{trainer.last_step:,}")
         else:
-            run_dir.write_json("layers.json", layers)
-        run_dir.write_json("environment.json", _environment(settings, dataset, device))
+            run_dir.write_json("layers.json", assemble.describe(trainer.step))
+        run_dir.write_json("environment.json", _environment(settings, materials, device))
         # Last, since a folder counts as a run from here on.
         run_dir.write_text("config.yaml", config.to_yaml(settings))
         trainer.recorder.tensorboard.text("configuration", f"```\n{config.to_yaml(settings)}```")
@@ -198,7 +198,8 @@ def _require_same_images(dataset: Dataset, run_dir: RunDir) -> None:
         )
 
 
-def _environment(settings: RunConfig, dataset: Dataset, device: torch.device) -> dict[str, Any]:
+def _environment(settings: RunConfig, materials: Materials, device: torch.device) -> dict[str, Any]:
+    dataset = materials.dataset
     described = {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
@@ -206,7 +207,8 @@ def _environment(settings: RunConfig, dataset: Dataset, device: torch.device) ->
         "held_out": len(dataset.held_out),
         "image_shape": list(dataset.image_shape),
     }
-    return {**describe_environment(device, settings.precision), "dataset": described}
+    features = None if materials.scorer is None else materials.scorer.info
+    return {**describe_environment(device, settings.precision), "dataset": described, "features": features}
 
 
 def _environment_of(run_dir: RunDir) -> dict[str, Any]:

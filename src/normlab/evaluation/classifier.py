@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import tqdm
 
 from normlab.data.images import Dataset, Images
 from normlab.errors import DataError
@@ -97,7 +98,7 @@ def fit_classifier(dataset: Dataset, seed: int = 0) -> Fitted:
     steps = images_seen // batch
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_LEARNING_RATE, total_steps=steps)
-    for step in range(steps):
+    for step in tqdm(range(steps), desc="fitting the classifier", unit=" steps", leave=False, disable=None):
         random = stream(seed, "classifier", step)
         chosen = torch.randint(len(labels), (batch,), generator=random)
         shifted = _shift(to_unit_range(images[chosen]), SHIFT * width // 32, random)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from tqdm import tqdm
 
 from normlab.data.images import Dataset
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
@@ -142,7 +143,8 @@ class Evaluator:
         copy = restandardised(generator, self.seed, self.device)
         latent_size = _latent_size(generator)
         latents = torch.randn(self.samples, latent_size, generator=stream(self.seed, "evaluation"))
-        for batch in latents.split(self.batch_size):
+        batches = latents.split(self.batch_size)
+        for batch in tqdm(batches, desc="evaluating", unit=" batches", leave=False, disable=None):
             if stop():
                 raise Interrupted
             with scoring(self.device):
@@ -152,7 +154,8 @@ class Evaluator:
     def _moments_of_split(self, stop: Callable[[], bool]) -> Moments:
         pixels = (self.dataset.train if self.split == "train" else self.dataset.held_out).pixels
         moments: Moments | None = None
-        for start in range(0, len(pixels), self.batch_size):
+        starts = range(0, len(pixels), self.batch_size)
+        for start in tqdm(starts, desc="real images", unit=" batches", leave=False, disable=None):
             if stop():
                 raise Interrupted
             images = torch.from_numpy(np.array(pixels[start : start + self.batch_size])).to(self.device)
