@@ -21,9 +21,9 @@ SLOTS = {where: group for where, group in PARTS.items() if "." in where}
 
 
 def configs_dir() -> Path:
-    """Return the folder of configuration groups: `configs/` of the checkout, else the copy inside the package."""
+    """Return the folder of configuration groups: the copy inside an installed package, else that of the checkout."""
     here = Path(__file__).resolve().parent
-    candidates = (here.parents[1] / "configs", here / "configs")
+    candidates = (here / "configs", here.parents[1] / "configs")
     return next(folder for folder in candidates if (folder / "config.yaml").is_file())
 
 
