@@ -1,0 +1,64 @@
+"""A user's own parts, from a module of the user's own and a folder of configurations beside it."""
+
+import json
+from pathlib import Path
+
+from .conftest import Command
+
+MODULE = '''
+from typing import Annotated
+
+import torch
+
+from normlab.losses import LOSSES, Loss
+from normlab.normalizations import TECHNIQUES, Technique
+from normlab.normalizations.base import Reparametrization
+from normlab.settings import PositiveFloat
+
+
+class Scaled(Reparametrization):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def reset(self, weight, rng):
+        pass
+
+    def forward(self, weight):
+        return self.factor * weight
+
+
+@TECHNIQUES.register("scaled")
+def scaled(*, factor: PositiveFloat = 2.0) -> Technique:
+    """Weights times a factor."""
+    return Technique(name="scaled", weight=lambda layer, place: Scaled(factor))
+
+
+@LOSSES.register("squared")
+def squared() -> Loss:
+    """Squared scores."""
+    return Loss(lambda real, fake: (real - fake).square().mean(), lambda fake: fake.square().mean())
+'''
+QUICK = ["architecture.width=4", "train.until=2 steps", "evaluation=none"]
+
+
+def test_a_part_of_ones_own_is_chosen_by_name(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "own_parts.py").write_text(MODULE)
+    trained = normlab("train", "plugins=[own_parts]", "loss.name=squared", *QUICK)
+
+    assert trained.exit_code == 0, trained.stderr
+
+
+def test_a_folder_of_configurations_adds_choices_to_the_groups(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "own_parts.py").write_text(MODULE)
+    (tmp_path / "own" / "technique").mkdir(parents=True)
+    (tmp_path / "own" / "technique" / "scaled.yaml").write_text("name: scaled\nfactor: 2.0\n")
+    words = ["train", "--config-dir", "own", "plugins=[own_parts]", "normalization.generator=scaled", *QUICK]
+    trained = normlab(*words, "normalization.generator.factor=3")
+    refused = normlab(*words, "normalization.generator.factor=-3")
+
+    assert trained.exit_code == 0, trained.stderr
+    (layers,) = outputs.glob("*/*/layers.json")
+    assert {row["technique"] for row in json.loads(layers.read_text()) if row["network"] == "generator"} == {"scaled"}
+    assert refused.exit_code == 2
+    assert "normalization.generator.factor: got -3" in refused.stderr
