@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from normlab import assemble, launching
 from normlab.assemble import Materials
+from normlab.composition import configure
 from normlab.config import RunConfig
 from normlab.errors import DONE, NormlabError
 from normlab.outputs.environment import describe_environment
@@ -38,7 +39,6 @@ from normlab.outputs.sinks import open_log
 from normlab.training.step import Step
 from normlab.training.stopping import Stop
 from normlab.training.trainer import Trainer
-from normlab.verbs.train import configure
 
 UNEQUAL_WORK = 1
 NOISY = 5
@@ -201,7 +201,7 @@ def trainer(arguments: argparse.Namespace) -> Report:
 
 def trainer_settings(arguments: argparse.Namespace) -> RunConfig:
     """Return the configuration of the run; raise ConfigurationError where it does not hold."""
-    settings = configure(
+    settings, complaints = configure(
         [
             *("dataset=digits", "architecture=dcgan", f"normalization={arguments.technique}", "device=cpu"),
             *(f"architecture.width={arguments.width}", f"train.batch_size={arguments.batch}"),
@@ -209,8 +209,7 @@ def trainer_settings(arguments: argparse.Namespace) -> RunConfig:
             *("evaluation.features=none", f"every.log={LOG_EVERY} steps"),
         ]
     )
-    launching.check(settings)
-    return settings
+    return launching.checked(settings, complaints)
 
 
 class WindowEnd(Exception):

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "assemble": {"config", "data", "evaluation", "losses", "networks", "normalizations", "outputs", "training"},
     "launching": {"assemble", "composition", "config", "data", "evaluation", "outputs", "reports", "training"},
     "loading": {"assemble", "config", "evaluation", "networks", "outputs"},
-    "sweeps": {"composition", "config", "reports"},
+    "sweeps": {"composition", "config", "outputs", "reports"},
     "verbs": {"assemble", "composition", "config", "launching", "loading", "outputs", "reports", "sweeps"},
     "cli": {"verbs"},
     "__main__": {"cli"},

@@ -38,7 +38,21 @@ QUICK = ["evaluation.features=none", "architecture.width=4", "train.until=2 step
         (["plugins=[no_such_module]"], "plugins", "'no_such_module' cannot be imported"),
         (["resume=nowhere"], "resume", "there is no run in 'nowhere'"),
         (["train=3"], "train", "train.until"),
-        (["~seed", "+foo=1"], "foo", "'foo' is not a setting"),
+        (["+foo=1"], "foo", "'foo' is not a setting"),
+        (["~dataset"], "~dataset", "takes a setting away"),
+        (["dataset=5"], "dataset", "got 5 — set what is in it"),
+        (["optimizer=null"], "optimizer", "got null"),
+        (["=5"], "=5", "got 5"),
+        (["seed='"], "seed", "put quotes around it"),
+        (
+            ["optimizer.schedule=linear", "optimizer.schedule.horizon=1 minute"],
+            "optimizer.schedule.horizon",
+            "1 minute",
+        ),
+        (["every.log=1e-323 epochs"], "every.log", "got '1e-323 epochs'"),
+        (["plugins=['']"], "plugins", "cannot be imported"),
+        (["--config-dir", "nowhere"], "--config-dir", "there is no folder 'nowhere'"),
+        (["-m", "--check"], "--check", "looks at one run"),
         (["dataset.image_size=36"], "dataset.image_size", "no form for images of 36 px"),
         (
             ["normalization=group", "architecture.width=12"],
@@ -61,11 +75,14 @@ def test_a_wrong_setting(normlab: Command, outputs: Path, words: list[str], key:
 
 
 def test_all_that_is_wrong_is_said_at_once(normlab: Command, outputs: Path) -> None:
-    words = ["lr=1", "train.batch_size=0", "normalization=spectrl", "loss=hing", "train.until=5", "device=tpu"]
-    result = normlab("train", *words)
+    """Whoever finds it: Hydra, the reader of the settings, the parts, or the machine."""
+    words = ["lr=1", "train.batch_size=0", "normalization=spectrl", "loss=hing", "train.until=5", "device=cuda:97"]
+    result = normlab("train", *words, "optimizer.lr=-1", "dataset.image_size=5")
 
     keys = [line.split(":")[1].strip() for line in result.stderr.splitlines()]
-    assert sorted(keys) == sorted(["lr", "train.batch_size", "normalization", "loss", "train.until", "device"])
+    expected = ["lr", "train.batch_size", "normalization", "loss", "train.until", "device"]
+    assert sorted(keys) == sorted([*expected, "optimizer.lr", "dataset.image_size"])
+    assert result.exit_code == 2
 
 
 def picture(path: Path) -> None:

@@ -219,3 +219,91 @@ def test_other_images_behind_the_same_name_are_refused(normlab: Command, outputs
 
     assert other.exit_code == 2
     assert "error: dataset.root: the images differ" in other.stderr
+
+
+def test_a_run_with_every_default_is_extended(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "evaluation=none"]
+    assert normlab(*words, "train.until=2 steps").exit_code == 0
+    extended = normlab(*words, "train.until=3 steps")
+
+    assert extended.exit_code == 0, extended.stderr
+    assert json.loads((only_run(outputs) / "status.json").read_text())["step"] == 3
+
+
+def test_two_ways_to_say_the_same_settings_are_the_same_run(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "evaluation=none", "train.until=2 steps"]
+    assert normlab(*words, "optimizer.name=adamw").exit_code == 0
+    again = normlab(*words, "optimizer=adamw")
+
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout.startswith("already complete")
+    assert "weight_decay: 0.01" in (only_run(outputs) / "config.yaml").read_text()
+
+
+def test_killed_before_its_first_checkpoint_a_run_shows_each_step_once(
+    normlab: Command, outputs: Path, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ["train", "architecture.width=4", "evaluation=none", "every.checkpoint=null", "every.log=1 step"]
+    child = start(tmp_path, *words, "train.until=1000000 steps")
+    while not list(outputs.glob("*/*/metrics.jsonl")) or len(steps(only_run(outputs) / "metrics.jsonl")) < 5:
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert normlab(*words, "train.until=8 steps").exit_code == 0
+
+    events = EventAccumulator(str(only_run(outputs) / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss/generator")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert steps(only_run(outputs) / "metrics.jsonl") == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_in_silence(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "evaluation=none", "every.log=1 step"]
+    assert normlab(*words, "train.until=2 steps").exit_code == 0
+    for file in (only_run(outputs) / "checkpoints").iterdir():
+        file.unlink()
+    rows = (only_run(outputs) / "metrics.jsonl").read_bytes()
+    refused = normlab(*words, "train.until=4 steps")
+
+    assert refused.exit_code == 4
+    assert "fresh=true" in refused.stderr
+    assert (only_run(outputs) / "metrics.jsonl").read_bytes() == rows
+
+
+def test_a_run_finds_its_data_from_another_folder(
+    normlab: Command, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    for number in range(12):
+        Image.new("RGB", (32, 32), (40, number, 0)).save(tmp_path / "pictures" / f"{number}.png")
+    words = ["train", "dataset=image_folder", "architecture.width=4", "evaluation=none", "train.batch_size=4"]
+    assert normlab(*words, "dataset.root=pictures", "train.until=2 steps").exit_code == 0
+    run = only_run(outputs)
+    monkeypatch.chdir("/")
+    resumed = normlab("train", f"resume={run}", "train.until=3 steps")
+
+    assert resumed.exit_code == 0, resumed.stderr
+
+
+def test_a_signal_that_comes_while_a_row_is_written_stops_after_saving(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normlab.outputs.recorder import Recorder
+
+    write = Recorder.scalars
+
+    def write_and_be_told(self: Recorder, position, scalars) -> None:
+        write(self, position, scalars)
+        if position.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Recorder, "scalars", write_and_be_told)
+    words = ["train", "architecture.width=4", "evaluation=none", "every.log=1 step", "train.until=9 steps"]
+    ended = normlab(*words)
+    status = json.loads((only_run(outputs) / "status.json").read_text())
+
+    assert ended.exit_code == 143
+    assert (only_run(outputs) / "checkpoints" / f"step_{status['step']:08d}.pt.json").exists()

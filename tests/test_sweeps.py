@@ -1,13 +1,16 @@
 """Sweeps: every run in a process of its own, one that fails stops no other, and a table at the end."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from normlab.normalizations import TECHNIQUES
 
-from .conftest import Command
+from .conftest import Command, result, start
 
 QUICK = ["architecture.width=16", "train.batch_size=16", "train.until=4 steps", "evaluation=none"]
 
@@ -60,3 +63,18 @@ def test_a_name_that_no_run_can_mean_is_refused_before_the_first_one(normlab: Co
     assert "error: normalization: 'spectrl' is not known" in result.stderr
     assert "error: lr: is no setting" in result.stderr
     assert not outputs.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+def test_a_signal_ends_a_sweep_after_its_run_has_saved(outputs: Path, tmp_path: Path, number: int, code: int) -> None:
+    words = ["architecture.width=4", "evaluation=none", "train.until=1000000 steps", "every.log=1 step", "seed=0,1"]
+    child = start(tmp_path, "train", "-m", *words)
+    while not list(outputs.glob("*/*/metrics.jsonl")):
+        time.sleep(0.05)
+    os.kill(child, number)
+    ended = result(tmp_path, os.waitpid(child, 0)[1])
+
+    assert ended.exit_code == code, ended.stderr
+    assert list(states(outputs).values()) == ["stopped"]
+    assert "stopped" in ended.stdout

@@ -4,7 +4,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from normlab.config import PARTS, OptimizerConfig, Part, RunConfig, write
 from normlab.data.batches import RealBatches
 from normlab.data.images import Dataset
 from normlab.data.sources import DATASETS
-from normlab.errors import CheckpointError, Complaint, ConfigurationError
+from normlab.errors import CheckpointError, Complaint
 from normlab.evaluation.evaluator import Evaluator, Interrupted
 from normlab.evaluation.features import open_features
 from normlab.losses import LOSSES
@@ -24,6 +24,7 @@ from normlab.normalizations import TECHNIQUES
 from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.recorder import Recorder
 from normlab.outputs.run_dir import RunDir
+from normlab.outputs.sinks import JsonLines
 from normlab.registry import Registry
 from normlab.settings import Length, Misfit
 from normlab.training.ema import Ema
@@ -46,15 +47,18 @@ REGISTRIES: dict[str, Registry[Any]] = {
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def import_plugins(config: RunConfig) -> None:
+def import_plugins(config: RunConfig) -> list[Complaint]:
     """Import the modules that register parts of the user's own, from the current folder too."""
     if config.plugins and "" not in sys.path:
         sys.path.insert(0, "")
+    complaints: list[Complaint] = []
     for name in config.plugins:
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigurationError("plugins", f"'{name}' cannot be imported ({error})", "name a module") from None
+        except Exception as error:  # the user's own code may raise anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            complaints.append(Complaint("plugins", f"'{name}' cannot be imported ({reason})", "name a sound module"))
+    return complaints
 
 
 def check(config: RunConfig) -> list[Complaint]:
@@ -76,9 +80,36 @@ def check(config: RunConfig) -> list[Complaint]:
             own = {key: value for key, value in getattr(config.optimizer, network).items() if value is not None}
             complaints += [
                 complaint._replace(where=f"optimizer.{network}{complaint.where.removeprefix('optimizer')}")
-                for complaint in OPTIMIZERS.check("optimizer", config.optimizer.name, own)
+                for complaint in OPTIMIZERS.check(
+                    "optimizer", config.optimizer.name, {**config.optimizer.params, **own}
+                )
+                if complaint.where.removeprefix("optimizer.") in own
             ]
-    return complaints or _check_networks(config) + _check_device(config)
+    return (complaints or _check_networks(config)) + _check_device(config)
+
+
+def completed(config: RunConfig) -> RunConfig:
+    """Return the configuration with a value for every parameter of every part, so that it means the same for ever."""
+    optimizer = config.optimizer
+    own = OPTIMIZERS.complete(optimizer.name, optimizer.params)
+    schedule = replace(optimizer.schedule, params=SCHEDULES.complete(**vars(optimizer.schedule)))
+    normalization = config.normalization
+    return replace(
+        config,
+        dataset=_complete(DATASETS, config.dataset),
+        architecture=_complete(ARCHITECTURES, config.architecture),
+        normalization=replace(
+            normalization,
+            generator=_complete(TECHNIQUES, normalization.generator),
+            discriminator=_complete(TECHNIQUES, normalization.discriminator),
+        ),
+        loss=_complete(LOSSES, config.loss),
+        optimizer=replace(optimizer, params=own, schedule=schedule),
+    )
+
+
+def _complete(registry: Registry[Any], part: Part) -> Part:
+    return replace(part, params=registry.complete(part.name, part.params))
 
 
 def open_dataset(config: RunConfig) -> Dataset:
@@ -171,6 +202,7 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> S
         seed=config.seed,
         device=device,
     )
+    evaluator.real_moments()  # now, since it may take a while or find that the cache cannot be written
     return Scorer(evaluator, features.info)
 
 
@@ -193,7 +225,11 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
     dataset, real, scorer = materials
     step = build_step(config, dataset, real, device)
     checkpoints = Checkpoints(run_dir.checkpoints)
-    if newest := checkpoints.newest():
+    newest = checkpoints.newest()
+    if newest is None and JsonLines(run_dir.metrics).rows():
+        problem = "is empty, although the run has rows of training in metrics.jsonl"
+        raise CheckpointError(str(run_dir.checkpoints), problem, "bring it back, or give fresh=true to start over")
+    if newest:
         try:
             step.state.load_state_dict(newest.state)
         except ValueError as error:

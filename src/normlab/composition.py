@@ -1,7 +1,9 @@
 """From the words of a command line to a tree of plain values, by Hydra: the one module that knows it."""
 
+import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +14,16 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normlab.config import PARTS, Tree, flatten
+from normlab import config
+from normlab.config import PARTS, RunConfig, Tree, flatten
 from normlab.errors import Complaint, ConfigurationError
 from normlab.registry import nearest, unknown
 
 # Keys that take the name of a part although they are no groups of their own: `normalization.discriminator=layer`.
 SLOTS = {where: group for where, group in PARTS.items() if "." in where}
+
+# What Hydra raises over words that it cannot make sense of.
+REFUSALS = (HydraException, OmegaConfBaseException, ValueError)
 
 
 def configs_dir() -> Path:
@@ -30,16 +36,52 @@ def configs_dir() -> Path:
 def with_slots(word: str) -> str:
     """Rewrite `normalization.generator=layer` to Hydra's own form, `technique@normalization.generator=layer`."""
     key, equals, value = word.partition("=")
-    return f"{SLOTS[key]}@{key}={value}" if equals and key in SLOTS else word
+    if equals and value.startswith("~/"):  # what a shell leaves alone, and Hydra cannot read
+        value = str(Path.home() / value[2:])
+    return f"{SLOTS[key]}@{key}={value}" if equals and key in SLOTS else f"{key}{equals}{value}"
+
+
+def configure(words: list[str], config_dir: str | None = None) -> tuple[RunConfig, list[Complaint]]:
+    """Return the configuration of the overrides, or of the run that `resume=` names, and what is wrong with it."""
+    resumed = [word for word in words if word.startswith("resume=") and word not in ("resume=", "resume=null")]
+    if resumed:
+        folder = resumed[-1].removeprefix("resume=").strip("'\"")
+        return _resumed(folder, [word for word in words if word not in resumed])
+    tree, complaints = compose(words, config_dir)
+    settings, more = config.read(tree)
+    return settings, complaints + more
+
+
+def _resumed(folder: str, words: list[str]) -> tuple[RunConfig, list[Complaint]]:
+    """Take a run's own configuration, and of the overrides those that do not change what it computes."""
+    path = Path(folder).expanduser() / "config.yaml"
+    if not path.is_file():
+        raise ConfigurationError("resume", f"there is no run in '{folder}'", "name a folder that holds a config.yaml")
+    saved = config.load(path)
+    keys = [word.lstrip("+").partition("=")[0] for word in words]
+    remedy = "leave it out, or start a new run"
+    refused = [
+        Complaint(key, "cannot change in a run that has begun", remedy) for key in keys if not config.is_free(key)
+    ]
+    allowed = [word for word, key in zip(words, keys, strict=True) if config.is_free(key)]
+    tree, complaints = override(config.write(saved), allowed)
+    settings, more = config.read(tree)
+    return replace(settings, resume=str(path.parent.resolve())), [*refused, *complaints, *more]
 
 
 def compose(overrides: list[str], config_dir: str | None = None) -> tuple[Tree, list[Complaint]]:
     """Return the tree that the overrides describe, and a complaint for each override that had to be left out."""
-    words = [with_slots(word) for word in overrides]
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigurationError("--config-dir", f"there is no folder '{config_dir}'", "name a folder of groups")
+    # Deleting a setting would leave a configuration that does not say all that a run is.
+    deleting = [word for word in overrides if word.startswith("~")]
+    words = [with_slots(word) for word in overrides if word not in deleting]
+    complaints = [Complaint(word, "takes a setting away", "give it another value instead") for word in deleting]
     try:
-        return _compose(words, config_dir), []
-    except (HydraException, OmegaConfBaseException):
-        return _compose_what_holds(words, config_dir)
+        return _compose(words, config_dir), complaints
+    except REFUSALS:
+        tree, more = _compose_what_holds(words, config_dir)
+        return tree, complaints + more
 
 
 def override(tree: Tree, overrides: list[str]) -> tuple[Tree, list[Complaint]]:
@@ -50,20 +92,26 @@ def override(tree: Tree, overrides: list[str]) -> tuple[Tree, list[Complaint]]:
     for word in overrides:
         try:
             (parsed,) = OverridesParser.create().parse_overrides([word])
+            if parsed.is_sweep_override():
+                raise HydraException("Ambiguous value")
             OmegaConf.update(merged, parsed.key_or_group, parsed.value())
-        except (HydraException, OmegaConfBaseException) as error:
+        except REFUSALS as error:
             complaints.append(_explain(word, error, tree))
     return cast(Tree, OmegaConf.to_container(merged, resolve=True)), complaints
 
 
 def combinations(words: list[str]) -> list[list[str]]:
     """Return the overrides of every run of a sweep; raise ConfigurationError for what cannot be read."""
-    try:
-        parsed = OverridesParser.create().parse_overrides([with_slots(word) for word in words])
-    except HydraException as error:
-        raise ConfigurationError("sweep", str(error).splitlines()[0], "write KEY=VALUE or KEY=A,B,C") from None
-    (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(combination) for combination in batch]
+    runs: list[list[str]] = [[]]
+    for word in words:
+        try:
+            parsed = OverridesParser.create().parse_overrides([with_slots(word)])
+            (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        except (*REFUSALS, AssertionError):
+            remedy = "list the values, KEY=A,B,C; ranges are KEY=range(3)"
+            raise ConfigurationError(word, "cannot be swept over", remedy) from None
+        runs = [[*run, *choice] for run in runs for choice in batch]
+    return runs
 
 
 def choices(group: str) -> list[str]:
@@ -94,8 +142,15 @@ def part_defaults(group: str, name: str) -> Tree:
     return {key: value for key, value in tree.items() if key not in ("defaults", "name")}
 
 
+def run_folder(settings: RunConfig) -> Path:
+    """Return where a run lives."""
+    return config.run_folder(settings, part_defaults)
+
+
 def hand_to_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
     """Run Hydra's own main on a command line: sweeps, `--cfg`, `--help`, tab completion."""
+    # Hydra says an exception in its own way and exits with 1; with this it lets ours pass.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["normlab train", *map(with_slots, arguments)]
     decorate = hydra.main(version_base="1.3", config_path=str(configs_dir()), config_name="config")
     decorate(task)()
@@ -104,8 +159,8 @@ def hand_to_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> No
 def _compose(words: list[str], config_dir: str | None) -> Tree:
     extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     with hydra.initialize_config_dir(str(configs_dir()), version_base="1.3"):
-        config = hydra.compose("config", [*words, *extra])
-    return cast(Tree, OmegaConf.to_container(config, resolve=True))
+        composed = hydra.compose("config", [*words, *extra])
+    return cast(Tree, OmegaConf.to_container(composed, resolve=True))
 
 
 def _compose_what_holds(words: list[str], config_dir: str | None) -> tuple[Tree, list[Complaint]]:
@@ -116,7 +171,7 @@ def _compose_what_holds(words: list[str], config_dir: str | None) -> tuple[Tree,
         try:
             tree = _compose([*held, word], config_dir)
             held.append(word)
-        except (HydraException, OmegaConfBaseException) as error:
+        except REFUSALS as error:
             complaints.append(_explain(word, error, tree))
     return tree, complaints
 
@@ -138,7 +193,11 @@ def _explain(word: str, error: Exception, tree: Tree) -> Complaint:
         return Complaint(where, f"got several values, {value}", "add -m to sweep over them, or write a list as [a,b]")
     if "not in struct" in f"{error} {error.__cause__}":
         return _unknown_key(where, tree)
-    return Complaint(where, f"cannot be read: {str(error).splitlines()[0]}", "see `normlab train --help`")
+    if isinstance(tree.get(where), dict):
+        return Complaint(
+            where, f"got {value}", f"set what is in it: {', '.join(f'{where}.{key}' for key in tree[where])}"
+        )
+    return Complaint(where or word, f"got {value or 'nothing'}", f"put quotes around it: {where}=\"'VALUE'\"")
 
 
 def _unknown_key(where: str, tree: Tree) -> Complaint:

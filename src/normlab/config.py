@@ -101,7 +101,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EveryConfig:
-    """How often something is done besides training; null is never but at the end."""
+    """How often something is done besides training; null is never but at the start and the end."""
 
     log: Duration | None = Length(50, "steps")
     sample: Duration | None = Length(10, "epochs")
@@ -156,18 +156,15 @@ PLACE = ("name", "resume", "fresh")
 PATHS = ("dataset.root", "evaluation.weights")
 
 
-def read(tree: Tree) -> tuple[RunConfig | None, list[Complaint]]:
-    """Return the configuration that a tree of plain values describes, or None with all that is wrong with it.
+def read(tree: Tree) -> tuple[RunConfig, list[Complaint]]:
+    """Return the configuration that a tree of plain values describes, and all that is wrong with the tree.
 
-    What the chosen parts make of their own parameters is not checked here: that is `assemble.check`.
+    Where something is wrong the configuration has the default, so that the rest can still be checked. What the chosen
+    parts make of their own parameters is not checked here: that is `assemble.check`.
     """
     complaints: list[Complaint] = []
     config = _read(RunConfig, tree, "", complaints)
-    if not complaints and config.resume and config.fresh:
-        complaints.append(Complaint("fresh", "goes against resume", "give one of the two"))
-    if complaints:
-        return None, complaints
-    return config, []
+    return config, complaints
 
 
 def write(config: Any) -> Tree:
@@ -190,9 +187,11 @@ def load(path: Path) -> RunConfig:
         tree = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         problem = f"cannot be read ({' '.join(str(error).split())})"
-        raise ConfigurationError(str(path), problem, "name the folder of a run") from None
+        raise ConfigurationError(str(path), problem, "bring it back, or name the folder of another run") from None
+    if not isinstance(tree, dict) or not {"dataset", "architecture", "normalization", "train"} <= tree.keys():
+        raise ConfigurationError(str(path), "is not a run's configuration", "bring it back, or name another run")
     config, complaints = read(typing.cast(Tree, tree))
-    if config is None:
+    if complaints:
         raise ConfigurationError.of([Complaint(f"{path}: {where}", *rest) for where, *rest in complaints])
     return config
 
@@ -256,8 +255,15 @@ def run_name(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]
 
 
 def run_folder(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]) -> Path:
-    """Return where the run lives: `<outputs>/<name>/<run name>`, outputs being $NORMLAB_OUTPUTS or `outputs`."""
-    return Path(os.environ.get("NORMLAB_OUTPUTS", "outputs")) / config.name / run_name(config, part_defaults)
+    """Return where the run lives: in the folder that it is resumed in, else in `<outputs>/<name>/<run name>`."""
+    if config.resume:
+        return Path(config.resume)
+    return outputs_folder() / config.name / run_name(config, part_defaults)
+
+
+def outputs_folder() -> Path:
+    """Return the folder of all runs: $NORMLAB_OUTPUTS, else `outputs` in the current folder."""
+    return Path(os.environ.get("NORMLAB_OUTPUTS") or "outputs").expanduser()
 
 
 def _inherits(key: str, value: Any) -> bool:
@@ -267,47 +273,49 @@ def _inherits(key: str, value: Any) -> bool:
 def _read(cls: type[Any], tree: Any, where: str, complaints: list[Complaint]) -> Any:
     hints = typing.get_type_hints(cls, include_extras=True)
     names = [entry.name for entry in fields(cls)]
+    prefix = f"{where}." if where else ""
     if not isinstance(tree, dict):
-        inner = ", ".join(f"{where}.{name}" for name in names if name != "params")
+        inner = ", ".join(f"{prefix}{name}" for name in names if name != "params")
         complaints.append(Complaint(where, f"got {tree!r}", f"set what is in it: {inner}"))
-        return None
+        tree = {}
     values: Tree = {}
     for entry in fields(cls):
+        key = f"{prefix}{entry.name}"
         if entry.name == "params":
-            values["params"] = {str(key): value for key, value in tree.items() if key not in names}
+            params = {str(name): value for name, value in tree.items() if name not in names}
+            values["params"] = {name: _absolute(f"{prefix}{name}", value) for name, value in params.items()}
         elif entry.name in tree:
-            inner = f"{where}.{entry.name}" if where else entry.name
-            values[entry.name] = _read_value(tree[entry.name], hints[entry.name], inner, complaints)
+            value = _read_value(tree[entry.name], hints[entry.name], key, complaints)
+            if value is not MISSING:
+                values[entry.name] = _absolute(key, value)
         elif entry.default is MISSING and entry.default_factory is MISSING:
-            complaints.append(Complaint(f"{where}.{entry.name}", "is missing", f"give {describe(hints[entry.name])}"))
+            complaints.append(Complaint(key, "is missing", f"give {describe(hints[entry.name])}"))
+        if entry.name == "name" and cls in (Part, OptimizerConfig):
+            values.setdefault("name", "")
     if "params" not in names:
-        prefix = f"{where}." if where else ""
         complaints += [unknown(f"{prefix}{key}", str(key), names, "a setting") for key in tree if key not in names]
-    return None if complaints else cls(**values)
+    return cls(**values)
 
 
 def _read_value(value: Any, hint: Any, where: str, complaints: list[Complaint]) -> Any:
+    """Return a value of the type that a field declares, or MISSING with a complaint."""
     if hint is not Length and is_dataclass(hint):
         return _read(typing.cast(type[Any], hint), value, where, complaints)
     if hint == Params:
-        return _read_params(value, where, complaints)
+        if isinstance(value, dict):
+            return typing.cast(Params, value)
+        complaints.append(Complaint(where, f"got {value!r}", f"set what is in it, such as {where}.lr"))
+        return MISSING
     try:
-        converted = convert(value, hint)
+        return convert(value, hint)
     except Misfit as misfit:
-        complaints.append(Complaint(where, *_missing_or(value, misfit)))
-        return None
-    return os.path.abspath(converted) if where in PATHS and converted is not None else converted
+        complaints.append(Complaint(where, "is missing" if value == "???" else misfit.problem, misfit.remedy))
+        return MISSING
 
 
-def _read_params(value: Any, where: str, complaints: list[Complaint]) -> Params:
-    if isinstance(value, dict):
-        return typing.cast(Params, value)
-    complaints.append(Complaint(where, f"got {value!r}", f"set what is in it, such as {where}.lr"))
-    return {}
-
-
-def _missing_or(value: Any, misfit: Misfit) -> tuple[str, str]:
-    return ("is missing" if value == "???" else misfit.problem), misfit.remedy
+def _absolute(where: str, value: Any) -> Any:
+    """Return a setting that is a path as one that means the same from every folder."""
+    return os.path.abspath(os.path.expanduser(value)) if where in PATHS and isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

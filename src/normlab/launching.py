@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,16 +29,23 @@ from normlab.outputs.environment import describe_environment
 from normlab.outputs.export import export_generator
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import open_log
+from normlab.reports.runs import METRICS
 from normlab.training.stopping import Stop, Stopped
 from normlab.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
-def check(settings: RunConfig) -> None:
-    """Raise ConfigurationError for all that the chosen parts have against their parameters and each other."""
-    assemble.import_plugins(settings)
-    composition.refuse(assemble.check(settings))
+def checked(settings: RunConfig, complaints: list[Complaint]) -> RunConfig:
+    """Return the settings with every parameter of every part; raise ConfigurationError for all that is wrong at once.
+
+    `complaints` are those that reading the settings has given rise to; a setting is complained of once.
+    """
+    complaints = [*complaints, *assemble.import_plugins(settings)]
+    known = {complaint.where for complaint in complaints}
+    complaints += [complaint for complaint in assemble.check(settings) if complaint.where not in known]
+    composition.refuse(complaints)
+    return assemble.completed(settings)
 
 
 def preview(settings: RunConfig) -> int:
@@ -48,20 +54,13 @@ def preview(settings: RunConfig) -> int:
     dataset = assemble.gather(settings, device).dataset
     steps = assemble.pace_of(settings, len(dataset.train)).steps(settings.train.until)
     print(f"{settings.label}  {dataset.name}: {len(dataset.train):,} images  {steps:,} steps on {device}")
-    print(f"would train in {folder_of(settings).path}")
+    print(f"would train in {composition.run_folder(settings)}")
     return DONE
-
-
-def folder_of(settings: RunConfig) -> RunDir:
-    """Return the folder of a run: the one it is resumed in, else the one that its settings determine."""
-    if settings.resume:
-        return RunDir(Path(settings.resume))
-    return RunDir(config.run_folder(settings, composition.part_defaults))
 
 
 def launch(settings: RunConfig) -> int:
     """Train a run to its end, or find that it has ended already, and return the exit code."""
-    run_dir = folder_of(settings)
+    run_dir = RunDir(composition.run_folder(settings))
     if not settings.fresh and run_dir.exists():
         settings = _continued(settings, run_dir)
         if (ended := _ended(settings, run_dir)) is not None:
@@ -81,12 +80,14 @@ def launch(settings: RunConfig) -> int:
         else:
             settings = _with_horizon(settings, str(settings.train.until))
         try:
-            return _train(settings, materials, run_dir, device, stop)
+            trainer = _train(settings, materials, run_dir, device, stop)
         except Stopped as stopped:
             return stopped.exit_code
+    _tell_result(trainer, run_dir)
+    return DONE
 
 
-def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: torch.device, stop: Stop) -> int:
+def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: torch.device, stop: Stop) -> Trainer:
     dataset = materials.dataset
     before = run_dir.read_status()
     resumes = 0 if before is None else before.resumes + 1
@@ -95,7 +96,7 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
     log.debug("command: %s", shlex.join(sys.argv))
     for note in (*dataset.notes, *([] if materials.scorer is None else [f"scored by {materials.scorer.info}"])):
         log.info("%s", note)
-    with _accounting(run_dir, Status(state="running", resumes=resumes)) as account:
+    with _accounting(run_dir, replace(before or Status(state="running"), resumes=resumes)) as account:
         trainer = assemble.assemble(settings, materials, run_dir, device, stop)
         trainer.resumes = resumes
         account.append(trainer)
@@ -103,16 +104,15 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
             log.info("continues from step %s of %s", f"{trainer.state.step:,}", f"{trainer.last_step:,}")
         else:
             run_dir.write_json("layers.json", assemble.describe(trainer.step))
+            trainer.recorder.tensorboard.text("configuration", f"```\n{config.to_yaml(settings)}```")
         run_dir.write_json("environment.json", _environment(settings, materials, device))
         # Last, since a folder counts as a run from here on.
         run_dir.write_text("config.yaml", config.to_yaml(settings))
-        trainer.recorder.tensorboard.text("configuration", f"```\n{config.to_yaml(settings)}```")
         trainer.report("running")
         trainer.train()
         _export(settings, dataset, trainer, run_dir)
         trainer.report("done", DONE)
-        _tell_result(trainer, run_dir)
-        return DONE
+        return trainer
 
 
 @contextmanager
@@ -137,8 +137,12 @@ def _accounting(run_dir: RunDir, status: Status) -> Generator[list[Trainer]]:
     except NormlabError as error:
         end("diverged" if isinstance(error, NumericalError) else "failed", error.exit_code, str(error))
         raise
-    except torch.OutOfMemoryError as error:
-        problem = ResourceError("device", f"out of memory ({str(error).splitlines()[0]})", "try a smaller batch")
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            end("failed", 1, f"{type(error).__name__}: {error}")
+            raise
+        remedy = "try a smaller train.batch_size or architecture.width"
+        problem = ResourceError("device", f"out of memory ({str(error).splitlines()[0]})", remedy)
         end("failed", problem.exit_code, str(problem))
         raise problem from None
     except Exception as error:
@@ -161,7 +165,7 @@ def _continued(settings: RunConfig, run_dir: RunDir) -> RunConfig:
 def _with_horizon(settings: RunConfig, horizon: Any) -> RunConfig:
     """Return the settings with a horizon for their schedule, unless it has one or needs none."""
     schedule = settings.optimizer.schedule
-    if schedule.params.get("horizon", horizon) is not None:
+    if "horizon" not in schedule.params or schedule.params["horizon"] is not None:
         return settings
     schedule = replace(schedule, params={**schedule.params, "horizon": horizon})
     return replace(settings, optimizer=replace(settings.optimizer, schedule=schedule))
@@ -178,7 +182,7 @@ def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
             f"the run has diverged at step {status.step}",
             "fresh=true starts over, seed=N another one",
         )
-    images = _environment_of(run_dir).get("dataset", {}).get("train")
+    images = _images_of(run_dir).get("train")
     if status.state != "done" or images is None:
         return None
     last_step = assemble.pace_of(settings, images).steps(settings.train.until)
@@ -190,7 +194,7 @@ def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
 
 def _require_same_images(dataset: Dataset, run_dir: RunDir) -> None:
     """Raise ConfigurationError if a run would go on with other images: the folder's name does not tell them apart."""
-    known = _environment_of(run_dir).get("dataset", {}).get("fingerprint")
+    known = _images_of(run_dir).get("fingerprint")
     if known not in (None, dataset.fingerprint):
         problem = "the images differ from those that the run began with"
         raise ConfigurationError.of(
@@ -211,8 +215,9 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
     return {**describe_environment(device, settings.precision), "dataset": described, "features": features}
 
 
-def _environment_of(run_dir: RunDir) -> dict[str, Any]:
-    return run_dir.read_json("environment.json") or {}
+def _images_of(run_dir: RunDir) -> dict[str, Any]:
+    """Return what a run's folder says of the images that it was begun with."""
+    return (run_dir.read_json("environment.json") or {}).get("dataset") or {}
 
 
 def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: RunDir) -> None:
@@ -229,6 +234,3 @@ def _tell_result(trainer: Trainer, run_dir: RunDir) -> None:
         metrics = [f"{key} {value:.4g}" for key, value in row.items() if key in METRICS]
         print(f"  {row['generator']}: {'  '.join(metrics)}  [{row['protocol']}]")
     print(f"  samples: {os.path.relpath(run_dir.sample(trainer.state.step))}")
-
-
-METRICS = ("fid", "inception_score", "frechet_distance", "classifier_score")

@@ -46,7 +46,7 @@ def _from_run(path: Path) -> Loaded:
         raise ConfigurationError(str(path), "is not the folder of a run", remedy)
     settings = config.load(run_dir.config)
     environment = run_dir.read_json("environment.json")
-    newest = Checkpoints(run_dir.checkpoints).newest()
+    newest = Checkpoints(run_dir.checkpoints).newest(set_aside=False)
     if environment is None or newest is None:
         raise CheckpointError(str(run_dir.checkpoints), "holds no checkpoint", "train the run first")
     assemble.import_plugins(settings)

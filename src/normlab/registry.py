@@ -72,6 +72,15 @@ class Registry(Generic[Part]):
                 complaints.append(Complaint(f"{where}.{key}", "is missing", f"give {describe(parameter.hint)}"))
         return complaints
 
+    def complete(self, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters with the defaults of those that are not given, as plain values."""
+        defaults = {
+            key: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+            for key, parameter in self.parameters(name).items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        return {**defaults, **params}
+
     def build(self, name: str, params: Mapping[str, Any], /, *arguments: Any) -> Any:
         """Call the part with its parameters converted to their declared types; raise `Misfit` for what does not fit."""
         known = self.parameters(name)

@@ -57,7 +57,7 @@ class Length:
             value = float(number)
         except ValueError:
             value = math.nan
-        if unit not in ("steps", "epochs", "images", "minutes") or not (0 < value < math.inf):
+        if unit not in ("steps", "epochs", "images", "minutes") or not (1e-6 <= value <= 1e15):
             raise ValueError(f"{text!r} is not a length with its unit")
         if unit in ("steps", "images") and value != int(value):
             raise ValueError(f"{text!r} is not a whole number of {unit}")

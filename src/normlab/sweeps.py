@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from normlab import composition, config
-from normlab.errors import DONE, INTERRUPTED, TERMINATED, SweepError
+from normlab.errors import DONE, TIME_LIMIT_REACHED, SweepError
+from normlab.outputs.atomic import unwritable
 from normlab.reports import tables
 from normlab.reports.runs import read_run
 
@@ -25,24 +27,35 @@ RECORD, CONFIG_DIR = "NORMLAB_SWEEP_RECORD", "NORMLAB_SWEEP_CONFIG_DIR"
 
 def run(arguments: list[str], words: list[str], config_dir: str | None) -> int:
     """Run a sweep through Hydra and its launcher, print the closing table, and return the exit code."""
-    outputs = Path(os.environ.get("NORMLAB_OUTPUTS", "outputs"))
-    record = (outputs / ".sweep" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl").resolve()
+    record = config.outputs_folder() / ".sweep" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     _refuse_what_no_run_can_mean(words, config_dir)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    os.environ[RECORD] = str(record)
-    os.environ[CONFIG_DIR] = config_dir or ""
-    # Hydra says an exception in its own way and exits with 1; with this it lets ours pass.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    composition.hand_to_hydra(arguments, task=run_one)
-    rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    _tell(rows)
-    failed = [row for row in rows if row["exit_code"] not in (DONE, DIVERGED)]
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(record.parent, error) from error
+    os.environ[RECORD] = str(record.resolve())
+    os.environ[CONFIG_DIR] = "" if config_dir is None else str(Path(config_dir).resolve())
+    try:
+        composition.hand_to_hydra(arguments, task=run_one)
+    except Ended as ended:
+        _tell(record, config_dir)
+        return ended.exit_code
+    rows = _tell(record, config_dir)
+    failed = [row for row in rows if row["exit_code"] not in (DONE, DIVERGED, TIME_LIMIT_REACHED)]
     if failed:
         numbers = ", ".join(f"#{row['job']} [{row['exit_code']}]" for row in failed)
         raise SweepError(
             "sweep", f"{len(failed)} of {len(rows)} runs failed: {numbers}", "the same command runs them again"
         )
-    return DONE
+    return max((row["exit_code"] for row in rows if row["exit_code"] == TIME_LIMIT_REACHED), default=DONE)
+
+
+class Ended(BaseException):
+    """The sweep was told to end; no Exception, so that Hydra starts no further run."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 def run_one(tree: DictConfig) -> int:
@@ -54,27 +67,34 @@ def run_one(tree: DictConfig) -> int:
     command = [sys.executable, "-m", "normlab", "train", *words]
     if config_dir := os.environ[CONFIG_DIR]:
         command += ["--config-dir", config_dir]
-    exit_code = _wait(subprocess.Popen(command, preexec_fn=_die_with_parent))
+    exit_code, told = _wait(command)
     row = {"job": hydra.job.num, "words": words, "exit_code": exit_code, "seconds": round(time.time() - began, 1)}
     with open(os.environ[RECORD], "a") as file:
         file.write(json.dumps(row) + "\n")
-    if exit_code in (INTERRUPTED, TERMINATED):
-        raise KeyboardInterrupt
+    if told is not None:
+        raise Ended(128 + told)
     return exit_code
 
 
-def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a child, which gets Ctrl-C from the terminal and SIGTERM from us; -9 becomes 137 as in a shell."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
+def _wait(command: list[str]) -> tuple[int, int | None]:
+    """Run a command to its end; return its exit code (-9 becomes 137 as in a shell) and the signal that we got, if any.
+
+    The child is in a session of its own, so that it gets each SIGINT and SIGTERM once: from us, wherever it came from.
+    """
+    told: list[int] = []
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while True:
-            try:
-                code = child.wait()
-                return code if code >= 0 else 128 - code
-            except KeyboardInterrupt:
-                continue
+        code = child.wait()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return (code if code >= 0 else 128 - code), told[-1] if told else None
 
 
 def _die_with_parent() -> None:
@@ -84,29 +104,31 @@ def _die_with_parent() -> None:
 
 
 def _refuse_what_no_run_can_mean(words: list[str], config_dir: str | None) -> None:
-    """Compose every run of the sweep before the first one starts, so that a typo shows now and not on Monday."""
+    """Read every run of the sweep before the first one starts, so that a typo shows now and not on Monday.
+
+    What only the parts can judge, such as a learning rate below 0, ends that run alone.
+    """
     complaints = {
         complaint: None
         for combination in composition.combinations(words)
-        for complaint in composition.compose(combination, config_dir)[1]
+        for complaint in composition.configure(combination, config_dir)[1]
     }
     composition.refuse(list(complaints))
 
 
-def _tell(rows: list[dict[str, Any]]) -> None:
-    """Print the closing table and where each run's samples are."""
+def _tell(record: Path, config_dir: str | None) -> list[dict[str, Any]]:
+    """Print the closing table and where each run's samples are; return the rows of the sweep's record."""
+    rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     table: list[dict[str, Any]] = []
     grids: list[str] = []
     for row in rows:
-        tree, _ = composition.compose(row["words"])
-        settings, _ = config.read(tree)
-        cells: dict[str, Any] = {"run": f"#{row['job']}", "exit": row["exit_code"], **_swept(row, rows)}
-        if settings is not None:
-            run = read_run(config.run_folder(settings, composition.part_defaults))
-            cells |= run.summary()
-            grids.append(f"#{row['job']} samples: {run.grid()}")
+        run = read_run(composition.run_folder(composition.configure(row["words"], config_dir)[0]))
+        cells = {"run": f"#{row['job']}", "exit": row["exit_code"], **_swept(row, rows), **run.summary()}
         table.append({**cells, "seconds": row["seconds"]})
-    print("\n" + tables.render(table) + "\n" + "\n".join(grids), flush=True)
+        if grid := run.grid():
+            grids.append(f"#{row['job']} samples: {grid}")
+    print("\n" + "\n".join([tables.render(table), *grids]), flush=True)
+    return rows
 
 
 def _swept(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, str]:

@@ -80,11 +80,6 @@ def test_images_too_large_to_copy_are_read_in_place_with_the_same_result(monkeyp
     assert torch.equal(mapped.batch(8), copied.batch(8))
 
 
-def test_the_first_images_come_in_the_order_of_the_split():
-    assert numbers(stream_of(10, 4).first(3)) == [0, 1, 2]
-    assert len(stream_of(10, 4).first(64)) == 10
-
-
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(DataError, match=r"error: train.batch_size: is 11, but there are only 10 training images — "):
         stream_of(10, 11)

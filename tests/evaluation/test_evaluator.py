@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -6,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normlab.data.images import Dataset
+from normlab.data.images import Dataset, Images
 from normlab.data.sources import DATASETS
+from normlab.errors import DataError
 from normlab.evaluation.evaluator import Evaluator, Interrupted, restandardised, to_pixels
 from normlab.evaluation.features import open_features
 from normlab.evaluation.scores import Moments, frechet_distance
@@ -216,6 +218,7 @@ def test_inception_metrics_bear_their_published_names(colour: Dataset, inception
     assert result.flags == ("few_samples", "few_real_images")
 
 
-def test_single_sample_is_refused(labelled: Dataset):
-    with pytest.raises(ValueError, match="two images or more"):
-        evaluator(labelled, samples=1)
+def test_a_single_real_image_is_refused(labelled: Dataset):
+    single = replace(labelled, held_out=Images(labelled.held_out.pixels[:1], None))
+    with pytest.raises(DataError, match="fewer images than the two"):
+        Evaluator(MeanFeatures(), single, samples=20, split="held_out", batch_size=4, seed=0, device=CPU)

@@ -43,10 +43,6 @@ class RealBatches:
         mirrored = torch.rand(self.batch_size, generator=stream(self.seed, "flip", images_seen)) < 0.5
         return torch.where(self._to_device(mirrored)[:, None, None, None], real.flip(-1), real)
 
-    def first(self, count: int) -> Tensor:
-        """Return the first images of the split in their own order, float32 [at most count, c, h, w] in [-1, 1]."""
-        return scaled(self._gather(torch.arange(min(count, len(self.images)))))
-
     def _indices(self, images_seen: int) -> Tensor:
         """Return which images stand at a position of the stream, int64 [batch]."""
         epoch, start = divmod(images_seen, len(self.images))

@@ -70,6 +70,8 @@ def list_folder(root: Path) -> Listing:
         train = [file for file in files if file.parts[0] == "train"]
         held_out = [file for file in files if file.parts[0] == test]
         return _listing(root, train, held_out, depth=1)
+    if top == {"train"} and all(len(file.parts) > 1 for file in files):
+        return list_folder(root / "train")
     _refuse_nested(root, files)
     if len(files) < 2:
         found = f"holds only one image, {files[0]}" if files else f"holds no images ({' '.join(EXTENSIONS)})"
@@ -84,7 +86,7 @@ def hold_out(files: Sequence[Path]) -> set[Path]:
 
     At least one is chosen, never all, and at most 10,000.
     """
-    hashes = {file: int.from_bytes(hashlib.sha256(file.as_posix().encode()).digest()[:8], "big") for file in files}
+    hashes = {file: int.from_bytes(hashlib.sha256(os.fsencode(file.as_posix())).digest()[:8], "big") for file in files}
     ranked = sorted(files, key=lambda file: hashes[file])
     tenth = sum(value < 2**64 // 10 for value in hashes.values())
     return set(ranked[: max(1, min(tenth, MOST_HELD_OUT, len(files) - 1))])
@@ -128,6 +130,7 @@ def _image_files(root: Path) -> list[Path]:
         subfolders[:] = [name for name in subfolders if new and not name.startswith((".", "__MACOSX"))]
         if new:
             images = [name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+            images = [name for name in images if os.path.isfile(os.path.join(folder, name))]  # a pipe would hang us
             files.extend(Path(folder, name).relative_to(root) for name in images)
     return sorted(files, key=lambda file: file.as_posix())
 
@@ -149,7 +152,9 @@ def _listing(root: Path, train: Sequence[Path], held_out: Sequence[Path], depth:
     files = [*train, *held_out]
     names = {file.parts[depth] for file in files if len(file.parts) > depth + 1}
     classified = all(len(file.parts) > depth + 1 for file in files)
-    return Listing(root, tuple(train), tuple(held_out), tuple(sorted(names)) if classified else None, depth)
+    # One folder tells nothing apart: its images count as unlabelled.
+    class_names = tuple(sorted(names)) if classified and len(names) > 1 else None
+    return Listing(root, tuple(train), tuple(held_out), class_names, depth)
 
 
 def _decode(file: Path, root: Path, size: int, channels: int) -> tuple[Pixels, list[str]] | Complaint:

@@ -112,19 +112,20 @@ def content_digest(root: Path, files: Sequence[Path]) -> str:
 
     A change shows in the listing of paths, sizes and times, whose digest is remembered in the cache folder.
     """
-    listing = hashlib.sha256(str(root.resolve()).encode())
+    listing = hashlib.sha256(os.fsencode(root.resolve()))
     for file in files:
         with _reading(file):
             status = file.stat()
         name = file.relative_to(root).as_posix()
-        listing.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n".encode())
+        times = f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n"
+        listing.update(os.fsencode(name) + times.encode())
     remembered = cache_folder() / "listings" / listing.hexdigest()
     with suppress(OSError):
         if len(known := remembered.read_text()) == 64:
             return known
     content = hashlib.sha256()
     for file, digest in zip(files, in_threads(_digest_of_file, files), strict=True):
-        content.update(f"{file.relative_to(root).as_posix()}\0{digest}\n".encode())
+        content.update(os.fsencode(file.relative_to(root).as_posix()) + f"\0{digest}\n".encode())
     with suppress(OSError):  # a cache that can only be read still serves the packs in it
         remembered.parent.mkdir(parents=True, exist_ok=True)
         partial = remembered.with_name(f"{remembered.name}.{os.getpid()}.partial")

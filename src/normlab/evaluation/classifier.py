@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from normlab.data.batches import scaled
 from normlab.data.images import Dataset, Images
 from normlab.errors import DataError
 from normlab.evaluation.artifacts import Artifact, cached_artifact, find_artifact, read_artifact, write_artifact
@@ -101,7 +102,7 @@ def fit_classifier(dataset: Dataset, seed: int = 0) -> Fitted:
     for step in tqdm(range(steps), desc="fitting the classifier", unit=" steps", leave=False, disable=None):
         random = stream(seed, "classifier", step)
         chosen = torch.randint(len(labels), (batch,), generator=random)
-        shifted = _shift(to_unit_range(images[chosen]), SHIFT * width // 32, random)
+        shifted = _shift(scaled(images[chosen]), SHIFT * width // 32, random)
         _, logits = classifier(shifted.contiguous(memory_format=torch.channels_last))
         optimizer.zero_grad()
         functional.cross_entropy(logits, labels[chosen]).backward()
@@ -115,13 +116,8 @@ def accuracy(classifier: Classifier, images: Images) -> float:
     """Return the share of labelled images that the classifier names rightly."""
     pixels, labels = _tensors(images)
     with torch.inference_mode():
-        named = [classifier(to_unit_range(chunk))[1].argmax(dim=1) for chunk in pixels.split(500)]
+        named = [classifier(scaled(chunk))[1].argmax(dim=1) for chunk in pixels.split(500)]
     return float((torch.cat(named) == labels).double().mean())
-
-
-def to_unit_range(pixels: Tensor) -> Tensor:
-    """Bring uint8 pixels to float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
 
 
 def require_labels(dataset: Dataset) -> None:

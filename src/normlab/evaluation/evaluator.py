@@ -14,6 +14,7 @@ from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from normlab.data.images import Dataset
+from normlab.errors import DataError
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
 from normlab.evaluation.features import FeatureExtractor, scoring
 from normlab.evaluation.scores import Moments, class_shares, classifier_score, frechet_distance
@@ -62,8 +63,9 @@ class Evaluator:
         seed: int,
         device: torch.device,
     ) -> None:
-        if samples < 2 or len(dataset.train if split == "train" else dataset.held_out) < 2:
-            raise ValueError("a covariance needs two images or more, generated and real")
+        if len(dataset.train if split == "train" else dataset.held_out) < 2:
+            problem = f"is {split}, which has fewer images than the two that a covariance needs"
+            raise DataError("evaluation.split", problem, "give more images, the other split, or evaluation=none")
         self.features = features
         self.dataset = dataset
         self.samples = samples

@@ -13,10 +13,11 @@ from filelock import FileLock
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from normlab.data.batches import scaled
 from normlab.data.images import Dataset
 from normlab.errors import DataError
 from normlab.evaluation.artifacts import DIGEST_LENGTH
-from normlab.evaluation.classifier import FEATURES, Stored, load_classifier, open_classifier, to_unit_range
+from normlab.evaluation.classifier import FEATURES, Stored, load_classifier, open_classifier
 
 FeatureKind = Literal["auto", "classifier", "inception"]
 
@@ -60,7 +61,7 @@ class ClassifierFeatures:
 
     def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with scoring(images.device):
-            return self.network(to_unit_range(images))
+            return self.network(scaled(images))
 
 
 class InceptionFeatures:

@@ -100,11 +100,11 @@ class Checkpoints:
         except Damaged as damage:
             raise CheckpointError(str(self.file(step)), str(damage), "choose another step") from None
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, set_aside: bool = True) -> Checkpoint | None:
         """Return the newest sound checkpoint, or None where none was ever made.
 
-        A damaged one is renamed to `*.corrupt` with a warning. Raises CheckpointError if there are only damaged ones,
-        or if another version of normlab wrote the newest.
+        A damaged one is renamed to `*.corrupt`, with a warning; `set_aside` is off for readers without the run's lock.
+        Raises CheckpointError if there are only damaged ones, or if another version of normlab wrote the newest.
         """
         damaged = sum(path.name.endswith(".corrupt") for path in self._listing())
         for step in reversed(self.steps()):
@@ -113,7 +113,8 @@ class Checkpoints:
             except Damaged as damage:
                 logger.warning("%s %s; trying the one before it", self.file(step), damage)
                 damaged += 1
-                self._set_aside(step)
+                if set_aside:
+                    self._set_aside(step)
         if damaged:
             raise CheckpointError(str(self.folder), "has checkpoints, but no sound one", _START_OVER)
         return None

@@ -37,12 +37,14 @@ class Recorder:
         for grid in self.run_dir.samples.glob("step_*.png"):
             if grid > self.run_dir.sample(self.step):
                 grid.unlink()
-        self.tensorboard = TensorBoard(self.run_dir.tensorboard, purge_step=self.step + 1 if self.step else None)
+        # Whatever an earlier process wrote beyond this step is taken back in the view, too.
+        begun = self.run_dir.tensorboard.is_dir()
+        self.tensorboard = TensorBoard(self.run_dir.tensorboard, purge_step=self.step + 1 if begun else None)
 
     def seconds(self) -> float:
         """Return how long the run had trained when the last row was written."""
         rows = self._metrics.rows()
-        return float(rows[-1]["seconds"]) if rows else 0.0
+        return float(rows[-1].get("seconds") or 0) if rows else 0.0
 
     def scalars(self, position: Position, scalars: Mapping[str, float]) -> None:
         self._metrics.append({**vars(position), **scalars})

@@ -67,12 +67,9 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
-        self.layers = path / "layers.json"
         self.status = path / "status.json"
-        self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations.jsonl"
-        self.spectra = path / "spectra.jsonl"
         self.log = path / "run.log"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"

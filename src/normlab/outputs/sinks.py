@@ -71,7 +71,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return cast(dict[str, Any], row) if isinstance(row, dict) and "step" in row else None
+    return cast(dict[str, Any], row) if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def _rounded(value: Any) -> Any:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normlab.registry import Registry
-from normlab.settings import Fraction, Length, NonNegativeFloat, PositiveFloat, Range
+from normlab.settings import Fraction, Length, NonNegativeFloat, PositiveFloat, Range, Unit
 
 Parameters = list[nn.Parameter]
+Horizon = Annotated[Length, Unit("steps", "epochs", "images")] | None
 Schedule = Callable[[int], float]  # from the step to a factor of the learning rate
 StepsOf = Callable[[Length | None], int]  # from a length to steps; of None, the length of the run
 
@@ -88,14 +89,14 @@ def constant(steps_of: StepsOf) -> Schedule:
 
 
 @SCHEDULES.register("linear")
-def linear(steps_of: StepsOf, *, horizon: Length | None = None, floor: Fraction = 0.0) -> Schedule:
+def linear(steps_of: StepsOf, *, horizon: Horizon = None, floor: Fraction = 0.0) -> Schedule:
     """Linear decay from 1 to `floor` over the horizon, `floor` after it."""
     steps = steps_of(horizon)
     return lambda step: floor + (1 - floor) * (1 - _progress(step, steps))
 
 
 @SCHEDULES.register("cosine")
-def cosine(steps_of: StepsOf, *, horizon: Length | None = None, floor: Fraction = 0.0) -> Schedule:
+def cosine(steps_of: StepsOf, *, horizon: Horizon = None, floor: Fraction = 0.0) -> Schedule:
     """Half a cosine from 1 to `floor` over the horizon (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
     steps = steps_of(horizon)
     return lambda step: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * _progress(step, steps)))
@@ -105,7 +106,7 @@ def cosine(steps_of: StepsOf, *, horizon: Length | None = None, floor: Fraction 
 def step(
     steps_of: StepsOf,
     *,
-    horizon: Length | None = None,
+    horizon: Horizon = None,
     milestones: tuple[Fraction, ...] = (0.5, 0.75),
     factor: Annotated[float, Range(above=0, most=1)] = 0.1,
 ) -> Schedule:

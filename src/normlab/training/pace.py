@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from normlab.settings import Length
 
@@ -30,8 +31,9 @@ class Pace:
     def epochs(self, images_seen: int) -> float:
         return images_seen / self.images_per_epoch
 
-    def _in_steps(self, length: Length) -> float:
+    def _in_steps(self, length: Length) -> Fraction:
         if length.unit == "minutes":
             raise ValueError(f"{length} is no number of steps")
         images = {"images": 1, "epochs": self.images_per_epoch, "steps": self.images_per_step}[length.unit]
-        return length.value * images / self.images_per_step
+        # Exact: 1.1 epochs of 100 images are 110 of them, in floating point a little more.
+        return Fraction(str(length.value)) * images / self.images_per_step

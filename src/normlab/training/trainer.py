@@ -79,11 +79,15 @@ class Trainer:
             self.log(scalars)
         if sampling:
             self.recorder.grid(step, self.sample())
-        if (saving or stopping) and step not in self.checkpoints.steps():
+        # Asked once more: only a step that is saved may be called so, and a signal may have come meanwhile.
+        exit_code = self.stop.exit_code
+        saved = saving or exit_code is not None
+        if saved and step not in self.checkpoints.steps():
             self.save()
-        if evaluating and not stopping:
+        if evaluating and exit_code is None:
             self.evaluate()
-        if exit_code := self.stop.exit_code:
+            exit_code = self.stop.exit_code
+        if exit_code is not None:
             raise Stopped(exit_code)
         self._clock = time.monotonic()
 

@@ -16,8 +16,8 @@ def run(arguments: list[str]) -> int:
     """Write a grid of samples."""
     parser = argparse.ArgumentParser("normlab sample", description="Draw images from a trained generator.")
     parser.add_argument("source", metavar="RUN|FILE.safetensors")
-    parser.add_argument("--count", type=_positive, default=64, help="how many images (default 64)")
-    parser.add_argument("--columns", type=_positive, default=8, help="how many in a row (default 8)")
+    parser.add_argument("--count", type=count, default=64, help="how many images (default 64)")
+    parser.add_argument("--columns", type=count, default=8, help="how many in a row (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the latents (default 0)")
     parser.add_argument("--out", type=Path, default=None, metavar="PNG", help="default: samples.png beside the source")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     return DONE
 
 
-def _positive(text: str) -> int:
+def count(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number

@@ -1,11 +1,11 @@
 """`normlab status DIR...`: how runs stand."""
 
 import argparse
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from normlab import config
 from normlab.errors import DONE, ConfigurationError
 from normlab.outputs import plain_json
 from normlab.reports import tables
@@ -16,7 +16,7 @@ from normlab.verbs.continuing import how_to_continue
 def run(arguments: list[str]) -> int:
     """Print a row for each run in or below the folders."""
     parser = argparse.ArgumentParser("normlab status", description="How runs stand.")
-    outputs = os.environ.get("NORMLAB_OUTPUTS", "outputs")
+    outputs = str(config.outputs_folder())
     help = f"a run, or a folder with runs somewhere below it (default {outputs})"
     parser.add_argument("folders", nargs="*", metavar="DIR", default=[outputs], help=help)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
