@@ -12,7 +12,7 @@ help: ## list the targets
 demo: $(READY) ## compare three normalizations on the embedded digits (a few minutes of 2 cores)
 	$(BIN)/normlab train -m normalization=none,batch,spectral name=demo train.until='20 epochs'
 
-test: $(READY) ## run every test (under 10 minutes of 2 cores)
+test: $(READY) ## run every test (about 5 minutes of 2 cores)
 	$(BIN)/pytest -n 2 -m ''
 
 check: lint ## format, lint, types and the fast tests (a minute or two)

@@ -92,7 +92,7 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
     grids = sorted(path.name for path in (straight / "samples").iterdir())
     assert grids == ["step_00000000.png", "step_00000020.png", "step_00000040.png", "step_00000060.png"]
     assert all((killed / "samples" / name).read_bytes() == (straight / "samples" / name).read_bytes() for name in grids)
-    assert json.loads((killed / "status.json").read_text())["resumes"] == kills
+    assert 1 <= json.loads((killed / "status.json").read_text())["resumes"] <= kills
 
 
 def test_evaluating_or_not_trains_the_same_bits(normlab: Command, outputs: Path) -> None:

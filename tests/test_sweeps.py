@@ -16,10 +16,8 @@ QUICK = ["architecture.width=16", "train.batch_size=16", "train.until=4 steps", 
 
 
 def states(outputs: Path) -> dict[str, str]:
-    return {
-        path.parent.name.rpartition("-")[0]: json.loads(path.read_text())["state"]
-        for path in outputs.glob("*/*/status.json")
-    }
+    """Return the state of every run by the name of its folder."""
+    return {path.parent.name: json.loads(path.read_text())["state"] for path in outputs.glob("*/*/status.json")}
 
 
 @pytest.mark.slow
