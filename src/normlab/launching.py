@@ -131,26 +131,30 @@ def _accounting(run_dir: RunDir, status: Status) -> Generator[list[Trainer]]:
         yield account
     except Stopped as stopped:
         end("stopped", stopped.exit_code, str(stopped))
-        command = f"normlab train resume={shlex.quote(str(run_dir.path))}"
+        command = f"normlab train resume={shlex.quote(str(run_dir.path.resolve()))}"
         log.info("%s: saved step %s; to continue: %s", stopped, f"{account[0].state.step:,}", command)
         raise
-    except NormlabError as error:
-        end("diverged" if isinstance(error, NumericalError) else "failed", error.exit_code, str(error))
-        raise
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+    except Exception as error:
+        known = _known(error)
+        if known is None:
             end("failed", 1, f"{type(error).__name__}: {error}")
             raise
-        remedy = "try a smaller train.batch_size or architecture.width"
-        problem = ResourceError("device", f"out of memory ({str(error).splitlines()[0]})", remedy)
-        end("failed", problem.exit_code, str(problem))
-        raise problem from None
-    except Exception as error:
-        end("failed", 1, f"{type(error).__name__}: {error}")
-        raise
+        end("diverged" if isinstance(known, NumericalError) else "failed", known.exit_code, str(known))
+        raise known from None
     finally:
         if account:
             account[0].recorder.close()
+
+
+def _known(error: Exception) -> NormlabError | None:
+    """Return an error as one that a person can mend, or None if it is none of those."""
+    if isinstance(error, NormlabError):
+        return error
+    # torch says on a GPU with an error of its own what it says on a CPU with any RuntimeError.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+        remedy = "try a smaller train.batch_size or architecture.width"
+        return ResourceError("device", f"out of memory ({str(error).partition(chr(10))[0]})", remedy)
+    return None
 
 
 def _continued(settings: RunConfig, run_dir: RunDir) -> RunConfig:
