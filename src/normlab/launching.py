@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from normlab import assemble, composition, config
+from normlab import assemble, composition, config, progress
 from normlab.assemble import Materials
 from normlab.config import RunConfig
 from normlab.data.images import Dataset
@@ -30,6 +30,8 @@ from normlab.outputs.export import export_generator
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import open_log
 from normlab.reports.runs import METRICS
+from normlab.threads import threads_of
+from normlab.training.pace import pace_of
 from normlab.training.stopping import Stop, Stopped
 from normlab.training.trainer import Trainer
 
@@ -52,7 +54,7 @@ def preview(settings: RunConfig) -> int:
     """Open the data and the features that a run needs, start nothing, and say what would be trained where."""
     device = assemble.choose_device(settings.device)
     dataset = assemble.gather(settings, device).dataset
-    steps = assemble.pace_of(settings, len(dataset.train)).steps(settings.train.until)
+    steps = pace_of(settings, len(dataset.train)).steps(settings.train.until)
     print(f"{settings.label}  {dataset.name}: {len(dataset.train):,} images  {steps:,} steps on {device}")
     print(f"would train in {composition.run_folder(settings)}")
     return DONE
@@ -66,6 +68,8 @@ def launch(settings: RunConfig) -> int:
         if (ended := _ended(settings, run_dir)) is not None:
             return ended
     stop = Stop(None if settings.train.time_limit is None else 60 * settings.train.time_limit.value)
+    # Before anything is computed, and the same when the run goes on: sums depend on it.
+    torch.set_num_threads(threads_of(settings, run_dir))
     device = assemble.choose_device(settings.device)
     materials = assemble.gather(settings, device)
     run_dir.create()
@@ -177,28 +181,22 @@ def _with_horizon(settings: RunConfig, horizon: Any) -> RunConfig:
 
 def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
     """Return the exit code of a run that has ended for good, having said so; None if there is something to do."""
-    status = run_dir.read_status()
-    if status is None or run_dir.is_locked():
+    status, state = run_dir.read_status(), progress.ended(settings, run_dir)
+    if status is None or state is None:
         return None
-    if status.state == "diverged":
+    if state == "diverged":
         raise NumericalError(
             str(run_dir.path),
             f"the run has diverged at step {status.step}",
             "fresh=true starts over, seed=N another one",
         )
-    images = _images_of(run_dir).get("train")
-    if status.state != "done" or images is None:
-        return None
-    last_step = assemble.pace_of(settings, images).steps(settings.train.until)
-    if status.step < last_step:
-        return None
     print(f"already complete: {run_dir.path} (step {status.step:,})")
     return DONE
 
 
 def _require_same_images(dataset: Dataset, run_dir: RunDir) -> None:
     """Raise ConfigurationError if a run would go on with other images: the folder's name does not tell them apart."""
-    known = _images_of(run_dir).get("fingerprint")
+    known = progress.images_of(run_dir).get("fingerprint")
     if known not in (None, dataset.fingerprint):
         problem = "the images differ from those that the run began with"
         raise ConfigurationError.of(
@@ -217,11 +215,6 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
     }
     features = None if materials.scorer is None else materials.scorer.info
     return {**describe_environment(device, settings.precision), "dataset": described, "features": features}
-
-
-def _images_of(run_dir: RunDir) -> dict[str, Any]:
-    """Return what a run's folder says of the images that it was begun with."""
-    return (run_dir.read_json("environment.json") or {}).get("dataset") or {}
 
 
 def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: RunDir) -> None:
