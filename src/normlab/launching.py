@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from normlab import assemble, composition, config, progress
+from normlab import assemble, composition, config, footprint, progress
 from normlab.assemble import Materials
 from normlab.config import RunConfig
 from normlab.data.images import Dataset
@@ -25,6 +25,7 @@ from normlab.errors import (
     ResourceError,
 )
 from normlab.evaluation.evaluator import restandardised
+from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.environment import describe_environment
 from normlab.outputs.export import export_generator
 from normlab.outputs.run_dir import RunDir, Status
@@ -51,12 +52,24 @@ def checked(settings: RunConfig, complaints: list[Complaint]) -> RunConfig:
 
 
 def preview(settings: RunConfig) -> int:
-    """Open the data and the features that a run needs, start nothing, and say what would be trained where."""
+    """Open the data and the features that a run needs, look for room, start nothing, and say what would be done where.
+
+    Raises what stands in the way: DataError, ResourceError, or NumericalError for a run that has diverged.
+    """
+    run_dir = RunDir(composition.run_folder(settings))
+    begun = not settings.fresh and run_dir.exists()
+    if begun:
+        settings = _continued(settings, run_dir)
+        if (ended := _ended(settings, run_dir)) is not None:
+            return ended
     device = assemble.choose_device(settings.device)
     dataset = assemble.gather(settings, device).dataset
+    footprint.require_disk(settings, dataset.image_shape, run_dir.path)
+    footprint.require_memory(settings, dataset.image_shape, device)
     steps = pace_of(settings, len(dataset.train)).steps(settings.train.until)
     print(f"{settings.label}  {dataset.name}: {len(dataset.train):,} images  {steps:,} steps on {device}")
-    print(f"would train in {composition.run_folder(settings)}")
+    saved = Checkpoints(run_dir.checkpoints).steps() if begun else []
+    print(f"would continue from step {saved[-1]:,} in {run_dir.path}" if saved else f"would train in {run_dir.path}")
     return DONE
 
 
