@@ -39,7 +39,9 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("normlab").setLevel(logging.INFO)
     try:
-        return _dispatch(arguments)
+        exit_code = _dispatch(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is expected, and not at the end of the process
+        return exit_code
     except NormlabError as error:
         if debug:
             logging.exception("")

@@ -135,11 +135,13 @@ class Record:
 
     def is_alive(self) -> bool:
         """Return whether the sweep's own process lives; to be asked on its machine alone."""
-        with self._alive.open("rb") as file:
-            try:
+        try:
+            with self._alive.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
         return False
 
     def queue_ids(self) -> list[str]:
@@ -149,6 +151,12 @@ class Record:
 
     def _report(self, number: int) -> Path:
         return self.folder / f"job_{number}.json"
+
+
+def is_sweeping(folder: Path) -> bool:
+    """Return whether a sweep is under way into a folder of runs, or one above it."""
+    places = [place / ".sweep" for place in (folder, *folder.resolve().parents)]
+    return any(Record(path).is_alive() for place in places if place.is_dir() for path in place.iterdir())
 
 
 def is_running(pid: int) -> bool:

@@ -1,18 +1,18 @@
 """`normlab train`: one run, new or continued; a sweep with -m; Hydra's own flags passed on to Hydra."""
 
-import argparse
 from typing import Any
 
 from normlab import composition
 from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError
 from normlab.sweeps import dry, sweep
+from normlab.verbs.arguments import Arguments
 
 
 def run(arguments: list[str]) -> int:
     """Train what the command line describes and return the exit code."""
     arguments = ["--config-dir" if word == "-cd" else word for word in arguments]
-    parser = argparse.ArgumentParser("normlab train", add_help=False, allow_abbrev=False)
+    parser = Arguments("train", add_help=False)
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--config-dir")
     parser.add_argument("--check", action="store_true")
