@@ -1,5 +1,6 @@
 """What is refused: one line on stderr that names the key, the value and the way out; the right code; no folder left."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,22 @@ def test_a_resumed_run_takes_only_what_does_not_change_its_result(normlab: Comma
     assert refused.exit_code == 2
     assert refused.stderr.startswith("error: seed: ")
     assert taken.exit_code == 0
+
+
+def test_a_setting_that_matters_may_change_on_purpose_and_the_run_tells_of_it(normlab: Command, outputs: Path) -> None:
+    assert normlab("train", *QUICK).exit_code == 0
+    (run,) = outputs.glob("*/*")
+    words = ["optimizer.betas=[0.0,0.9]", "train.until=4 steps"]
+    refused = normlab("train", f"resume={run}", *words)
+    taken = normlab("train", f"resume={run}", "allow_changes=[optimizer.betas]", *words)
+    again = normlab("train", f"resume={run}", "train.until=6 steps")
+
+    assert refused.exit_code == 2
+    assert "add allow_changes=[optimizer.betas]" in refused.stderr
+    assert (taken.exit_code, again.exit_code) == (0, 0), taken.stderr + again.stderr
+    (change,) = (json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines())
+    assert change == {"step": 2, "key": "optimizer.betas", "before": [0.5, 0.999], "after": [0.0, 0.9]}
+    assert "allow_changes: []" in (run / "config.yaml").read_text()
 
 
 def test_an_unknown_verb(normlab: Command) -> None:

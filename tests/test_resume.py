@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from normlab.errors import ResourceError
 from normlab.normalizations import TECHNIQUES
+from normlab.outputs.checkpoints import Checkpoints
 
 from .conftest import Command, result, start
 
@@ -307,3 +309,48 @@ def test_a_signal_that_comes_while_a_row_is_written_stops_after_saving(
 
     assert ended.exit_code == 143
     assert (only_run(outputs) / "checkpoints" / f"step_{status['step']:08d}.pt.json").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)], ids=["TERM", "USR1"])
+def test_a_signal_before_training_ends_at_once_and_leaves_nothing(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    def prepare_for_long(*_: object) -> None:
+        (tmp_path / "preparing").touch()
+        time.sleep(60)
+
+    monkeypatch.setattr("normlab.assemble.gather", prepare_for_long)
+    child = start(tmp_path, "train")
+    while not (tmp_path / "preparing").exists():
+        time.sleep(0.02)
+    os.kill(child, number)
+    ended = result(tmp_path, os.waitpid(child, 0)[1])
+
+    assert ended.exit_code == code
+    assert ended.stderr == f"ended by {signal.Signals(number).name}; nothing was under way that could be lost\n"
+    assert not outputs.exists()
+
+
+@pytest.mark.parametrize(("refused", "code"), [({2, 4}, 0), ({2, 4, 6}, 5), ({8}, 5)], ids=["twice", "thrice", "last"])
+def test_a_disk_that_refuses_a_checkpoint_ends_a_run_only_when_it_must(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch, refused: set[int], code: int
+) -> None:
+    save = Checkpoints.save
+
+    def save_unless_full(self: Checkpoints, step: int, state: dict[str, object]) -> None:
+        if step in refused:
+            raise ResourceError(str(self.file(step)), "cannot be written: no space left on device", "make room")
+        save(self, step, state)
+
+    words = ["train", "architecture.width=4", "evaluation=none", "every.checkpoint=2 steps", "train.until=8 steps"]
+    straight = normlab(*words, "name=straight")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_unless_full)
+        ended = normlab(*words)
+    again = normlab(*words)
+
+    assert ended.exit_code == code
+    assert "step 2 is not saved, training goes on" in ended.stderr or refused == {8}
+    assert (straight.exit_code, again.exit_code) == (0, 0)
+    digests = {digest(normlab, path.parent) for path in outputs.glob("*/*/config.yaml")}
+    assert len(digests) == 1

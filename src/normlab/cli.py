@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 import sys
+from types import FrameType
 
-from normlab.errors import INTERRUPTED, ConfigurationError, NormlabError
+from normlab.errors import INTERRUPTED, TERMINATED, TIME_LIMIT_REACHED, ConfigurationError, NormlabError
 from normlab.registry import unknown
 
 VERBS = {
@@ -28,6 +29,10 @@ normlab train --cfg job                          every setting of a run
 """
 
 
+# What ends the program where it stands until training begins, which saves first (`training.stopping`).
+ENDS = {signal.SIGTERM: TERMINATED, signal.SIGUSR1: TIME_LIMIT_REACHED}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -38,6 +43,8 @@ def run(arguments: list[str]) -> int:
     debug = "debug=true" in arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("normlab").setLevel(logging.INFO)
+    for number in ENDS:
+        signal.signal(number, _end)
     try:
         exit_code = _dispatch(arguments)
         sys.stdout.flush()  # here, where a reader that has gone is expected, and not at the end of the process
@@ -47,6 +54,11 @@ def run(arguments: list[str]) -> int:
             logging.exception("")
         print(error, file=sys.stderr)
         return error.exit_code
+    except Ended as ended:
+        print(
+            f"ended by {signal.Signals(ended.number).name}; nothing was under way that could be lost", file=sys.stderr
+        )
+        return ENDS[ended.number]
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -58,6 +70,20 @@ def run(arguments: list[str]) -> int:
             logging.exception("")
         print(f"error: normlab: {type(error).__name__}: {error} — a bug; debug=true shows where", file=sys.stderr)
         return 1
+
+
+class Ended(BaseException):
+    """A signal told the program to end while there was nothing to save; no Exception, so that nobody swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    # Once is enough: a second signal must not disturb what the first one makes undone.
+    signal.signal(number, signal.SIG_IGN)
+    raise Ended(number)
 
 
 def _dispatch(arguments: list[str]) -> int:

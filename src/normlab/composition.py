@@ -63,12 +63,18 @@ def _resumed(folder: str, words: list[str]) -> tuple[RunConfig, list[Complaint]]
         raise ConfigurationError("resume", f"there is no run in '{folder}'", "name a folder that holds a config.yaml")
     saved = config.load(path)
     keys = [word.lstrip("+").partition("=")[0] for word in words]
-    remedy = "leave it out, or start a new run"
+    mine = [word for word, key in zip(words, keys, strict=True) if key == "allow_changes"]
+    permitted = config.read(override(config.write(saved), mine)[0])[0].allow_changes
+    remedy = "leave it out, start a new run, or add allow_changes=[{}] to make another run of it on purpose"
     refused = [
-        Complaint(key, "cannot change in a run that has begun", remedy) for key in keys if not config.is_free(key)
+        Complaint(key, "cannot change in a run that has begun", remedy.format(key))
+        for key in keys
+        if not (config.is_free(key) or key in permitted or key == "allow_changes")
     ]
-    allowed = [word for word, key in zip(words, keys, strict=True) if config.is_free(key)]
-    tree, complaints = override(config.write(saved), allowed)
+    wrong = {complaint.where for complaint in refused}
+    tree, complaints = override(
+        config.write(saved), [word for word, key in zip(words, keys, strict=True) if key not in wrong]
+    )
     settings, more = config.read(tree)
     return replace(settings, resume=str(path.parent.resolve())), [*refused, *complaints, *more]
 

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -129,6 +129,7 @@ class RunConfig:
     threads: PositiveInt | None = None
     plugins: tuple[str, ...] = ()
     resume: str | None = None
+    allow_changes: tuple[str, ...] = ()
     fresh: bool = False
     on_error: Literal["continue", "stop"] = "continue"
     debug: bool = False
@@ -154,7 +155,7 @@ FREE = (
     *("dataset.root", "dataset.download", "evaluation.weights"),
 )
 # Settings that choose the folder, or say how a run is started.
-STARTED = ("resume", "fresh", "on_error")
+STARTED = ("resume", "allow_changes", "fresh", "on_error")
 PLACE = ("name", *STARTED)
 PATHS = ("dataset.root", "evaluation.weights")
 
@@ -224,14 +225,19 @@ def identity(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in flatten(write(config)) if not is_free(key) and key not in PLACE}
 
 
-def differences(new: RunConfig, old: RunConfig) -> list[Complaint]:
+class Change(NamedTuple):
+    """A setting of a run's identity that another configuration gives otherwise."""
+
+    key: str
+    before: Any
+    after: Any
+
+
+def changes(old: RunConfig, new: RunConfig) -> list[Change]:
     """Return what of a run's identity another configuration would change."""
     before, after = identity(old), identity(new)
-    return [
-        Complaint(key, f"is {after.get(key)!r}, but {before.get(key)!r} in the run", "set it back, or give fresh=true")
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key)
-    ]
+    keys = dict.fromkeys([*before, *after])
+    return [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
 
 
 def run_name(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]) -> str:

@@ -29,7 +29,7 @@ from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.environment import describe_environment
 from normlab.outputs.export import export_generator
 from normlab.outputs.run_dir import RunDir, Status
-from normlab.outputs.sinks import open_log
+from normlab.outputs.sinks import JsonLines, open_log
 from normlab.reports.runs import METRICS
 from normlab.threads import threads_of
 from normlab.training.pace import pace_of
@@ -54,9 +54,10 @@ def checked(settings: RunConfig, complaints: list[Complaint]) -> RunConfig:
 def preview(settings: RunConfig) -> int:
     """Open the data and the features that a run needs, look for room, start nothing, and say what would be done where.
 
-    Raises what stands in the way: DataError, ResourceError, or NumericalError for a run that has diverged.
+    Raises what stands in the way: BusyError, DataError, ResourceError, or NumericalError for a run that has diverged.
     """
     run_dir = RunDir(composition.run_folder(settings))
+    run_dir.refuse_if_locked()
     begun = not settings.fresh and run_dir.exists()
     if begun:
         settings = _continued(settings, run_dir)
@@ -76,6 +77,7 @@ def preview(settings: RunConfig) -> int:
 def launch(settings: RunConfig) -> int:
     """Train a run to its end, or find that it has ended already, and return the exit code."""
     run_dir = RunDir(composition.run_folder(settings))
+    run_dir.refuse_if_locked()  # before the data, which may take a while
     if not settings.fresh and run_dir.exists():
         settings = _continued(settings, run_dir)
         if (ended := _ended(settings, run_dir)) is not None:
@@ -117,6 +119,8 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
         trainer = assemble.assemble(settings, materials, run_dir, device, stop)
         trainer.resumes = resumes
         account.append(trainer)
+        if run_dir.exists():
+            _record_changes(settings, run_dir, trainer.state.step)
         if trainer.state.step:
             log.info("continues from step %s of %s", f"{trainer.state.step:,}", f"{trainer.last_step:,}")
         else:
@@ -179,8 +183,25 @@ def _continued(settings: RunConfig, run_dir: RunDir) -> RunConfig:
     saved = config.load(run_dir.config)
     # A longer run keeps the learning rates that it began with.
     settings = _with_horizon(settings, saved.optimizer.schedule.params.get("horizon"))
-    composition.refuse(config.differences(settings, saved))
+    composition.refuse(
+        [
+            Complaint(
+                key,
+                f"is {after!r}, but {before!r} in the run",
+                f"set it back, or give fresh=true or allow_changes=[{key}]",
+            )
+            for key, before, after in config.changes(saved, settings)
+            if key not in settings.allow_changes
+        ]
+    )
     return settings
+
+
+def _record_changes(settings: RunConfig, run_dir: RunDir, step: int) -> None:
+    """Leave in `changes.jsonl` which settings a run goes on with otherwise than it began, and since which step."""
+    for change in config.changes(config.load(run_dir.config), settings):
+        log.warning("%s changes from %s to %s at step %s", *change, f"{step:,}")
+        JsonLines(run_dir.changes).append({"step": step, **change._asdict()})
 
 
 def _with_horizon(settings: RunConfig, horizon: Any) -> RunConfig:

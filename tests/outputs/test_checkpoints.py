@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import time
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -207,6 +209,10 @@ class Harmful:
 def forge(checkpoints, step, state):
     """Write a checkpoint whose manifest is right, as an attacker would."""
     torch.save(state, checkpoints.file(step))
+    vouch(checkpoints, step)
+
+
+def vouch(checkpoints, step):
     content = checkpoints.file(step).read_bytes()
     manifest = module.Manifest(step, len(content), hashlib.sha256(content).hexdigest())
     (checkpoints.folder / f"step_{step:08d}.pt.json").write_text(module._manifest_text(manifest))
@@ -224,6 +230,57 @@ def test_a_small_file_that_claims_huge_tensors_is_refused(saved, caplog):
     forge(saved, 40, {"generator": {"weight": torch.zeros(1).expand(10**12)}})
     assert_is_step(saved.newest(), 30)
     assert "claims 4000000000000 bytes for generator.weight" in caplog.text
+
+
+def lists_in_each_other(levels):
+    nested = ["x"] * 10
+    for _ in range(levels):
+        nested = [nested] * 10
+    return nested
+
+
+def deep_list(levels):
+    nested = []
+    for _ in range(levels):
+        nested = [nested]
+    return nested
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param([torch.zeros(2000)] * 2000, "more than the whole file", id="one tensor many times"),
+        pytest.param(lists_in_each_other(9), "holds more than any state does", id="lists in each other"),
+        pytest.param(deep_list(50), "holds more than any state does", id="deep"),
+        pytest.param({1, 2}, "holds a set at 'generator'", id="set"),
+        pytest.param({(1, 2): 3}, "holds what no state does at 'generator'", id="key"),
+        pytest.param(torch.zeros(2, 2).to_sparse(), "holds a Tensor at 'generator'", id="sparse"),
+        pytest.param(torch.zeros(2, device="meta"), "holds a Tensor at 'generator'", id="meta"),
+    ],
+)
+def test_a_state_that_is_not_plain_or_unfolds_without_end_is_refused(saved, caplog, value, message):
+    forge(saved, 40, {"generator": value})
+    assert_is_step(saved.newest(), 30)
+    assert message in caplog.text
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(saved, caplog):
+    torch.save({"generator": torch.zeros(10**6)}, saved.file(41))
+    with zipfile.ZipFile(saved.file(41)) as plain, zipfile.ZipFile(saved.file(40), "w", zipfile.ZIP_DEFLATED) as small:
+        for entry in plain.infolist():
+            small.writestr(entry.filename, plain.read(entry))
+    saved.file(41).unlink()
+    vouch(saved, 40)
+    assert_is_step(saved.newest(), 30)
+    assert "unpacks to more than the whole file" in caplog.text
+
+
+def test_without_room_for_another_nothing_is_written(saved, monkeypatch):
+    usage = shutil.disk_usage(saved.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(ResourceError, match=r"step_00000040.pt: needs 0.0 MB of disk, and there are 0.0 MB free"):
+        saved.save(40, state_of(40))
+    assert saved.steps() == [10, 20, 30]
 
 
 def test_a_file_that_holds_no_mapping_is_refused(saved):

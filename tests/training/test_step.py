@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -202,10 +203,49 @@ def test_bfloat16_keeps_float32_state_and_differs_from_float32(build_step: Build
     torch.testing.assert_close(low_scalars["loss/discriminator"], full_scalars["loss/discriminator"], rtol=0.02, atol=0)
 
 
-def test_a_state_of_another_network_is_refused(build_step: BuildStep) -> None:
+def test_a_state_of_another_network_is_refused_and_nothing_of_it_taken(build_step: BuildStep) -> None:
     step, wider = build_step(), build_step("architecture.width=8")
+    before = state_digest(step.state.state_dict())
 
-    with pytest.raises(ValueError, match="size mismatch"):
+    with pytest.raises(ValueError, match=r"body.0.layer.weight is float32 \[8, 1, 4, 4\], not float32 \[4, 1, 4, 4\]"):
         step.state.load_state_dict(wider.state.state_dict())
-    with pytest.raises(ValueError, match="average of the generator"):
+    with pytest.raises(ValueError, match="averaged is a OrderedDict, not nothing"):
         step.state.load_state_dict(build_step("ema.decay=0.9").state.state_dict())
+    assert state_digest(step.state.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("averaged"), "averaged: there on one side only"),
+        (lambda state: state.update(step=-1), "step is -1"),
+        (lambda state: state.update(images_seen=True), "images_seen is a bool, not a int"),
+        (lambda state: state.update(generator=[]), "generator is a list, not the state of a network"),
+        (lambda state: state["generator"].popitem(), "is absent, not"),
+        (lambda state: state["generator"].update(more=torch.zeros(1)), r"generator.more is float32 \[1\], not absent"),
+        (lambda state: state["generator_optimizer"]["state"].popitem(), "generator_optimizer is of"),
+        (lambda state: state["generator_optimizer"]["state"][0].update(exp_avg=torch.zeros(2)), "0.exp_avg is float32"),
+        (lambda state: state["generator_optimizer"]["state"][0].update(exp_avg="more"), "0.exp_avg is a str"),
+        (lambda state: state["generator_optimizer"].update(state=[]), "generator_optimizer is a dict, not the state"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(
+    build_step: BuildStep, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    step = build_step()
+    step.take()
+    state = copy.deepcopy(step.state.state_dict())
+    change(state)
+
+    with pytest.raises(ValueError, match=message):
+        step.state.load_state_dict(state)
+
+
+def test_of_an_optimizer_the_moments_are_taken_and_the_settings_kept(build_step: BuildStep) -> None:
+    old, new = build_step(), build_step("optimizer.betas=[0.0,0.9]")
+    old.take()
+    new.state.load_state_dict(old.state.state_dict())
+
+    before, after = (step.state.generator_optimizer.state_dict() for step in (old, new))
+    assert state_digest(before["state"]) == state_digest(after["state"])
+    assert after["param_groups"][0]["betas"] == (0.0, 0.9)

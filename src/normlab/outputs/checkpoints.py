@@ -9,6 +9,8 @@ import json
 import logging
 import pickle
 import re
+import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -16,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from normlab.errors import CheckpointError, NumericalError
+from normlab.errors import CheckpointError, NumericalError, ResourceError
 from normlab.outputs import plain_json
 from normlab.outputs.atomic import replacing, write_atomically
 
@@ -27,7 +29,16 @@ SCHEMA = 1
 _START_OVER = "fresh=true starts over; the old folder is set aside"
 
 # What reading a file that is not what it says may raise: the file may come from anybody.
-_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+_UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, MemoryError, RuntimeError, EOFError),
+    *(ValueError, LookupError, TypeError, AttributeError),
+)
+
+# No state of a run comes near these: its values are counted in thousands, and stand five levels deep.
+_MOST_VALUES, _MOST_LEVELS = 1_000_000, 20
+
+# Room beside the last checkpoint's size that a save asks for: a state grows a little, and so does the log.
+_ROOM = 1.2
 
 
 class Checkpoint(NamedTuple):
@@ -82,6 +93,7 @@ class Checkpoints:
         Raises ResourceError if the disk does not take it; nothing half-written stays.
         """
         path = self.file(step)
+        self._require_room(path)
         with replacing(path) as file:
             writer = _HashingWriter(file)
             writer.save(state)
@@ -138,6 +150,15 @@ class Checkpoints:
             if re.fullmatch(r"step_\d+\.pt", path.name) and not _manifest_file(path).exists():
                 path.unlink(missing_ok=True)
 
+    def _require_room(self, path: Path) -> None:
+        """Raise ResourceError if there is less room than another checkpoint like the newest one takes."""
+        newest = [self.file(step) for step in self.steps()[-1:]]
+        needed = sum(_ROOM * file.stat().st_size for file in newest if file.exists())
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            problem = f"needs {needed / 1e6:,.1f} MB of disk, and there are {free / 1e6:,.1f} MB free"
+            raise ResourceError(str(path), problem, "make room, then give the same command again")
+
     def _listing(self) -> list[Path]:
         return list(self.folder.iterdir()) if self.folder.is_dir() else []
 
@@ -185,6 +206,7 @@ class Checkpoints:
                 # torch.load alone hands back wrong tensors after a flipped bit, without a word.
                 if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
                     raise Damaged("is not what was written (its sha256 differs)")
+                _refuse_compressed(file, manifest.bytes)
                 file.seek(0)
                 # Neither code nor classes are loaded; a mapped file could change under the tensors.
                 state = torch.load(file, weights_only=True, mmap=False, map_location="cpu")
@@ -275,11 +297,38 @@ def _check(schema: Any, manifest: Manifest) -> str:
     return hashlib.sha256(repr((schema, *manifest)).encode()).hexdigest()[:16]
 
 
+def _refuse_compressed(file: BinaryIO, size: int) -> None:
+    """Raise Damaged for an archive that would take more memory than its file has bytes; ours are not compressed."""
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    if sum(entry.file_size for entry in entries) > size or any(entry.compress_type for entry in entries):
+        raise Damaged("unpacks to more than the whole file")
+
+
 def _refuse_inflated(state: Any, size: int) -> None:
-    """Raise Damaged for a tensor larger than its file: a small file can claim any amount of memory."""
-    for key, tensor in _tensors(state):
-        if tensor.nbytes > size:
-            raise Damaged(f"claims {tensor.nbytes} bytes for {key}, more than the whole file")
+    """Raise Damaged for a state that is not plain, or claims more than the file holds: a small one can claim anything.
+
+    Nothing is copied, and the walk ends early: lists that hold each other are short to write and endless to read.
+    """
+    claimed = visited = 0
+    waiting = [("", state, 0)]
+    while waiting:
+        key, value, level = waiting.pop()
+        visited += 1
+        if visited > _MOST_VALUES or level > _MOST_LEVELS:
+            raise Damaged("holds more than any state does")
+        if type(value) is Tensor and value.layout is torch.strided and value.device.type == "cpu":
+            claimed += value.nbytes
+            if claimed > size:
+                raise Damaged(f"claims {value.nbytes} bytes for {key}, more than the whole file")
+        elif isinstance(value, (Mapping, list, tuple)):
+            items = _items(value)
+            if len(items) > _MOST_VALUES or not all(isinstance(name, (str, int)) for name, _ in items):
+                raise Damaged(f"holds what no state does at '{key}'")
+            waiting += [(f"{key}.{name}" if key else str(name), item, level + 1) for name, item in items]
+        elif value is not None and not isinstance(value, (bool, int, float, str)):
+            raise Damaged(f"holds a {type(value).__name__} at '{key}'")
 
 
 def _tensors(value: Any, key: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -73,6 +73,7 @@ class RunDir:
         self.log = path / "run.log"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
+        self.changes = path / "changes.jsonl"
         self.generator = path / "generator.safetensors"
         self.tensorboard = path / "tensorboard"
         self._lock = path / ".lock"
@@ -129,6 +130,11 @@ class RunDir:
         except BlockingIOError:
             return True
         return False
+
+    def refuse_if_locked(self) -> None:
+        """Raise BusyError, which names the holder, if a live process holds the folder."""
+        if self.is_locked():
+            raise self._busy()
 
     def set_aside(self) -> Path:
         """Rename the folder to the first free of `<name>.old-1`, `<name>.old-2`, ... and return where it went.

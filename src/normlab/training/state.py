@@ -1,12 +1,16 @@
 """Everything that changes while a run trains."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from normlab.networks.network import Generator, Network
 from normlab.training.ema import Ema
+
+MOST_MISFITS = 5  # that an error lists; after those a person has understood
 
 
 @dataclass(kw_only=True)
@@ -30,18 +34,68 @@ class TrainState:
         return {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in values.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state; raise ValueError where it does not belong to these networks."""
+        """Take over a saved state, or nothing of it; raise ValueError, with what differs, where it does not fit.
+
+        Of an optimizer the moments are taken alone: its settings are the configuration's.
+        """
+        if misfits := list(self._misfits(state)):
+            more = f"; and {len(misfits) - MOST_MISFITS} more" if len(misfits) > MOST_MISFITS else ""
+            raise ValueError("; ".join(misfits[:MOST_MISFITS]) + more)
+        for entry in fields(self):
+            value, saved = getattr(self, entry.name), state[entry.name]
+            if isinstance(value, Optimizer):
+                value.load_state_dict({"state": saved["state"], "param_groups": value.state_dict()["param_groups"]})
+            elif hasattr(value, "load_state_dict"):
+                value.load_state_dict(saved)
+            else:
+                setattr(self, entry.name, saved)
+
+    def _misfits(self, state: dict[str, Any]) -> Iterator[str]:
+        """Yield where a saved state does not fit, judged by names, shapes and types alone: nothing is copied."""
         names = {entry.name for entry in fields(self)}
-        if state.keys() != names:
-            raise ValueError(f"the keys differ: {sorted(names ^ state.keys())}")
-        if (state["averaged"] is None) != (self.averaged is None):
-            raise ValueError("the average of the generator is there on one side only")
-        try:
-            for name in names:
-                value = getattr(self, name)
-                if hasattr(value, "load_state_dict"):
-                    value.load_state_dict(state[name])
-                else:
-                    setattr(self, name, state[name])
-        except RuntimeError as error:
-            raise ValueError(str(error)) from None
+        if names != state.keys():
+            yield f"{', '.join(sorted(names ^ state.keys()))}: there on one side only"
+            return
+        for name in sorted(names):
+            value, saved = getattr(self, name), state[name]
+            if isinstance(value, Optimizer):
+                yield from _moments_misfits(name, value.param_groups[0]["params"], saved)
+            elif hasattr(value, "state_dict"):
+                yield from _tensors_misfits(name, value.state_dict(), saved)
+            elif isinstance(saved, int) and saved < 0:
+                yield f"{name} is {saved}"
+            elif type(value) is not type(saved):
+                yield f"{name} is {_described(saved)}, not {_described(value)}"
+
+
+def _tensors_misfits(where: str, own: dict[str, Tensor], saved: Any) -> Iterator[str]:
+    if not isinstance(saved, dict):
+        yield f"{where} is {_described(saved)}, not the state of a network"
+        return
+    tensors = cast(dict[str, Any], saved)
+    for key in dict.fromkeys([*own, *tensors]):
+        mine, theirs = (_described(side[key]) if key in side else "absent" for side in (own, tensors))
+        if mine != theirs:
+            yield f"{where}.{key} is {theirs}, not {mine}"
+
+
+def _moments_misfits(where: str, parameters: list[Tensor], saved: Any) -> Iterator[str]:
+    """Yield what does not fit of an optimizer: for each parameter it keeps tensors of the same shape, and counts."""
+    moments = saved.get("state") if isinstance(saved, dict) else None
+    if not isinstance(moments, dict) or not all(isinstance(entry, dict) for entry in moments.values()):
+        yield f"{where} is {_described(saved)}, not the state of an optimizer"
+        return
+    if moments and moments.keys() != set(range(len(parameters))):
+        yield f"{where} is of {len(moments)} parameters, not {len(parameters)}"
+        return
+    for index, entry in moments.items():
+        for key, value in entry.items():
+            fits = isinstance(value, Tensor) and value.is_floating_point()
+            if not fits or value.shape not in (parameters[index].shape, ()):
+                yield f"{where}.{index}.{key} is {_described(value)}, not of {_described(parameters[index])}"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return "nothing" if value is None else f"a {type(value).__name__}"

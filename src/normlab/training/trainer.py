@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normlab.config import EveryConfig
-from normlab.errors import NumericalError
+from normlab.errors import NumericalError, ResourceError
 from normlab.outputs.checkpoints import Checkpoints, require_finite
 from normlab.outputs.recorder import Position, Recorder
 from normlab.outputs.run_dir import Status
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 Score = Callable[[nn.Module, Callable[[], bool]], Mapping[str, Any] | None]
 
 GRID_SIZE = 64
+MOST_FAILED_SAVES = 3  # in a row; a disk that was full for a moment costs nothing but a checkpoint
 
 
 @dataclass(kw_only=True)
@@ -51,6 +52,7 @@ class Trainer:
         self.seconds = self.recorder.seconds()
         self._logged = (self.state.step, self.seconds)
         self._saved_at = self._clock = time.monotonic()
+        self._failed_saves = 0
 
     def train(self) -> None:
         """Train to the last step; raise Stopped if told to stop before, NumericalError if a loss is not finite."""
@@ -83,7 +85,7 @@ class Trainer:
         exit_code = self.stop.exit_code
         saved = saving or exit_code is not None
         if saved and step not in self.checkpoints.steps():
-            self.save()
+            self.save(must=exit_code is not None or ends)
         if evaluating and exit_code is None:
             self.evaluate()
             exit_code = self.stop.exit_code
@@ -125,11 +127,23 @@ class Trainer:
         generator.train(training)
         return images
 
-    def save(self) -> None:
+    def save(self, must: bool) -> None:
+        """Write a checkpoint; if the disk refuses one that need not be, go on to the next, but not for ever."""
         state = self.state.state_dict()
         require_finite(state)
         self.recorder.sync()
-        self.checkpoints.save(self.state.step, state)
+        try:
+            self.checkpoints.save(self.state.step, state)
+        except ResourceError as error:
+            self._failed_saves += 1
+            if must or self._failed_saves == MOST_FAILED_SAVES:
+                raise
+            log.error("step %s is not saved, training goes on to the next checkpoint: %s", self.state.step, error)
+            return
+        self._failed_saves = 0
+        if self.state.step == 0:
+            # What cannot be read back should show now, not after a night of training.
+            self.checkpoints.load(0)
         best = self.best_step()
         self.checkpoints.prune(set() if best is None else {best})
         self._saved_at = time.monotonic()
