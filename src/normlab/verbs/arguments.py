@@ -13,8 +13,8 @@ class Arguments(argparse.ArgumentParser):
         super().__init__(f"normlab {verb}", description=description, add_help=add_help, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        what, colon, problem = message.removeprefix("argument ").partition(": ")
         remedy = f"`{self.prog} --help` shows how"
-        if colon:
-            raise ConfigurationError(what.partition("/")[0], problem, remedy)
-        raise ConfigurationError(self.prog.partition(" ")[2], message, remedy)
+        if message.startswith("argument "):
+            option, _, problem = message.removeprefix("argument ").partition(": ")
+            raise ConfigurationError(option, problem, remedy)
+        raise ConfigurationError(self.prog.removeprefix("normlab "), message, remedy)

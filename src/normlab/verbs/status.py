@@ -96,7 +96,7 @@ def _most_telling(lines: list[str], runs: list[Run], room: int) -> list[str]:
 def _with_interval(arguments: list[str]) -> list[str]:
     """Let `--watch DIR` name a folder: what follows is the interval only where it is a number."""
     words: list[str] = []
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         bare = word == "--watch" and not following.replace(".", "", 1).isdecimal()
         words.append(f"--watch={WATCH_SECONDS:g}" if bare else word)
     return words
