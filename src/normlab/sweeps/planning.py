@@ -119,7 +119,8 @@ def visible_gpus() -> list[str]:
 
 def swept(runs: list[list[str]]) -> list[dict[str, str]]:
     """Return for each run the words, as keys and values, in which the runs differ."""
-    values = [dict(word.lstrip("+").rpartition("@")[2].split("=", 1) for word in words) for words in runs]
+    parts = [[word.lstrip("+").partition("=") for word in words] for words in runs]
+    values = [{key.rpartition("@")[2]: value for key, _, value in own} for own in parts]
     differing = {key for own in values for key in own if len({other.get(key) for other in values}) > 1}
     return [{key: value for key, value in own.items() if key in differing} for own in values]
 

@@ -64,6 +64,7 @@ class _Watch:
         self.screen = Screen()
         self.missing = [job.job for job in sweep.runs if not job.has_ended]
         self.queue = _Queue(record, self.missing) if sweep.queued else None
+        self.lost_launcher = False
         self._told_at: dict[int, float] = {}
         self._drawn_at = 0.0
 
@@ -99,7 +100,7 @@ class _Watch:
             raise SweepError("sweep", f"{len(failed)} of {len(jobs)} runs failed: {numbers}", again)
         if told is not None:
             return TIME_LIMIT_REACHED if told == signal.SIGUSR1 else 128 + told
-        if unfinished and all(job.state == "not started" for job in unfinished) and self.record.wish() is None:
+        if self.lost_launcher:
             problem = f"'{self.sweep.launcher['name']}' ended before all runs ({_last_line(self.record.launcher_log)})"
             raise SweepError("hydra/launcher", problem, f"see {self.record.launcher_log}")
         if unfinished:
@@ -133,9 +134,10 @@ class _Watch:
             if self.queue is not None:
                 self.queue.ask(cancel=bool(told))
             launched = launcher.poll() is not None
-            if launched and self.queue is None and self.record.wish() is None:
-                self.record.stop(Wish(None))  # so that nothing starts once we have gone
             self._look()
+            if launched and self._will_not_start() and self.record.wish() is None:
+                self.lost_launcher = True
+                self.record.stop(Wish(None))  # so that nothing starts once we have gone
             self._draw(stopping=bool(told))
             if not any(self._goes_on(job, launched) for job in self.sweep.runs):
                 break
@@ -168,6 +170,11 @@ class _Watch:
             self.screen.draw([*table.live(self.sweep.runs, self.swept, self.screen.room() - len(footer)), *footer])
             self._drawn_at = time.monotonic()
 
+    def _will_not_start(self) -> bool:
+        """Return whether runs are waiting that the launcher, which has ended, has handed to nobody."""
+        handed = self.queue is not None and bool(self.record.queue_ids())
+        return not handed and any(job.state == "waiting" for job in self.sweep.runs)
+
     def _goes_on(self, job: Job, launched: bool) -> bool:
         """Return whether there is more to come from a run, although it may have reported an end."""
         if self.queue is not None:
@@ -182,14 +189,14 @@ class _Watch:
             return job
         if job.state == "waiting":
             wish = self.record.wish()
-            why = "the sweep was told to stop" if wish is not None and wish.signal is not None else "a run has failed"
-            if wish is None:
-                handed = bool(self.record.queue_ids())
-                why = "its job left the queue before it began" if handed else "it was not handed to Slurm"
-            return replace(job, state="not started", reason=why)
-        if self.queue is not None:
-            why = "its job left the queue: cancelled, or its node failed"
-            return replace(job, state="stopped", reason=why if self.record.wish() is None else job.reason)
+            why = "a run has failed" if wish is not None else "its job left the queue before it began"
+            if wish is not None and wish.signal is not None:
+                why = "the sweep was told to stop"
+            return replace(job, state="not started", reason="the launcher has ended" if self.lost_launcher else why)
+        if self.queue is not None and self.record.wish() is None:
+            return replace(job, state="stopped", reason="its job left the queue: cancelled, or its node failed")
+        if self.queue is not None or job.state == "requeued":
+            return replace(job, state="stopped")
         return replace(job, state="failed", exit_code=128 + signal.SIGKILL, reason="what watched it was killed")
 
     def _keep(self, jobs: Sequence[Job], **values: Any) -> None:
@@ -223,13 +230,13 @@ class _Queue:
             return
         self._asked_at = time.monotonic()
         ids = self.record.queue_ids()
-        if cancel and ids:
-            subprocess.run(["scancel", "--state=PENDING", *ids], capture_output=True, timeout=60)
         command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        if answer.returncode != 0:
+        try:
+            if cancel and ids:
+                subprocess.run(["scancel", "--state=PENDING", *ids], capture_output=True, timeout=60, check=False)
+            there = set(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split())
+        except (OSError, subprocess.SubprocessError):
             return  # the controller is down, say: that tells nothing of the jobs
-        there = set(answer.stdout.split())
         self._absent = {id: 0 if id in there else self._absent.get(id, 0) + 1 for id in ids}
 
     def has_left(self, job: Job, launched: bool) -> bool:
