@@ -30,7 +30,7 @@ normlab train --cfg job                          every setting of a run
 
 
 # What ends the program where it stands until training begins, which saves first (`training.stopping`).
-ENDS = {signal.SIGTERM: TERMINATED, signal.SIGUSR1: TIME_LIMIT_REACHED}
+ENDS: dict[int, int] = {signal.SIGTERM: TERMINATED, signal.SIGUSR1: TIME_LIMIT_REACHED}
 
 
 def main(arguments: list[str] | None = None) -> None:
