@@ -225,7 +225,7 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
     dataset, real, scorer = materials
     step = build_step(config, dataset, real, device)
     checkpoints = Checkpoints(run_dir.checkpoints)
-    newest = checkpoints.newest()
+    newest = checkpoints.newest(largest=step.state.most_bytes())
     if newest is None and JsonLines(run_dir.metrics).rows():
         problem = "is empty, although the run has rows of training in metrics.jsonl"
         raise CheckpointError(str(run_dir.checkpoints), problem, "bring it back, or give fresh=true to start over")

@@ -11,9 +11,9 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from normlab.errors import Complaint, ConfigurationError
 from normlab.registry import unknown
@@ -188,8 +188,11 @@ def write(config: Any) -> Tree:
 def load(path: Path) -> RunConfig:
     """Return the configuration saved at `path`; raise ConfigurationError if it cannot be read."""
     try:
-        tree = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        text = path.read_text()
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("it refers to its own parts, which no run's does")  # and may unfold without end
+        tree = OmegaConf.to_container(OmegaConf.create(text))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         problem = f"cannot be read ({' '.join(str(error).split())})"
         raise ConfigurationError(str(path), problem, "bring it back, or name the folder of another run") from None
     if not isinstance(tree, dict) or not {"dataset", "architecture", "normalization", "train"} <= tree.keys():

@@ -32,8 +32,10 @@ def load(source: Path) -> Loaded:
 def _from_file(path: Path) -> Loaded:
     tensors, metadata = read_generator(path)
     try:
-        generator = assemble.generator_from_metadata(metadata)
-        generator.load_state_dict(tensors)
+        # Without memory of its own: the description may claim any size, and the file's tensors are there already.
+        with torch.device("meta"):
+            generator = assemble.generator_from_metadata(metadata)
+        generator.load_state_dict(tensors, assign=True)
         return Loaded(generator.eval(), int(metadata["step"]))
     except (ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(str(path), f"is no generator of normlab: {error}", "give one that it exported") from None

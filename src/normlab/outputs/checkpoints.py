@@ -37,6 +37,8 @@ _UNREADABLE = (
 # No state of a run comes near these: its values are counted in thousands, and stand five levels deep.
 _MOST_VALUES, _MOST_LEVELS = 1_000_000, 20
 
+_LARGEST_MANIFEST = 10_000  # bytes
+
 # Room beside the last checkpoint's size that a save asks for: a state grows a little, and so does the log.
 _ROOM = 1.2
 
@@ -112,16 +114,17 @@ class Checkpoints:
         except Damaged as damage:
             raise CheckpointError(str(self.file(step)), str(damage), "choose another step") from None
 
-    def newest(self, set_aside: bool = True) -> Checkpoint | None:
+    def newest(self, set_aside: bool = True, largest: int | None = None) -> Checkpoint | None:
         """Return the newest sound checkpoint, or None where none was ever made.
 
         A damaged one is renamed to `*.corrupt`, with a warning; `set_aside` is off for readers without the run's lock.
+        A file of more than `largest` bytes cannot be sound, and is not read.
         Raises CheckpointError if there are only damaged ones, or if another version of normlab wrote the newest.
         """
         damaged = sum(path.name.endswith(".corrupt") for path in self._listing())
         for step in reversed(self.steps()):
             try:
-                return Checkpoint(step, self._read(step))
+                return Checkpoint(step, self._read(step, largest))
             except Damaged as damage:
                 logger.warning("%s %s; trying the one before it", self.file(step), damage)
                 damaged += 1
@@ -166,6 +169,8 @@ class Checkpoints:
         """Return the manifest of a step whose file has the right size; raise Damaged or CheckpointError."""
         path = self.file(step)
         try:
+            if _manifest_file(path).stat().st_size > _LARGEST_MANIFEST:
+                raise Damaged("has a manifest larger than any")
             values = json.loads(_manifest_file(path).read_text())
             schema = values["schema"]
             manifest = Manifest(values["step"], values["bytes"], values["sha256"])
@@ -199,8 +204,10 @@ class Checkpoints:
             return Verification(step, False, error.complaints[0].problem)
         return Verification(step, True, "")
 
-    def _read(self, step: int) -> dict[str, Any]:
+    def _read(self, step: int, largest: int | None = None) -> dict[str, Any]:
         manifest = self._manifest(step)
+        if largest is not None and manifest.bytes > largest:
+            raise Damaged(f"has {manifest.bytes} bytes, more than a state of this run takes")
         try:
             with self.file(step).open("rb") as file:
                 # torch.load alone hands back wrong tensors after a flipped bit, without a word.

@@ -29,6 +29,11 @@ class TrainState:
     step: int = 0
     images_seen: int = 0
 
+    def most_bytes(self) -> int:
+        """Return a bound on the size of a checkpoint's file: weights, two moments of each, an average, and names."""
+        tensors = [*self.generator.state_dict().values(), *self.discriminator.state_dict().values()]
+        return 2**20 + sum(4 * tensor.nbytes + 4096 for tensor in tensors)
+
     def state_dict(self) -> dict[str, Any]:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in values.items()}
