@@ -129,8 +129,11 @@ def for_hydra(word: str) -> bool:
     return word.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
-def launcher(words: list[str], config_dir: str | None = None) -> Tree:
-    """Return the launcher that Hydra's own words choose: its `name` and its `settings`."""
+def sweeping(words: list[str], config_dir: str | None = None) -> tuple[Tree, list[str]]:
+    """Return what Hydra's own words, and an experiment's file, say of a sweep.
+
+    That is the launcher, its `name` and its `settings`, and the overrides that `hydra.sweeper.params` lists.
+    """
     tuning = [word for word in words if word.startswith("hydra.launcher.")]
     choosing = [word for word in words if word not in tuning]
     refuse(compose(choosing, config_dir)[1])
@@ -139,7 +142,8 @@ def launcher(words: list[str], config_dir: str | None = None) -> Tree:
     settings = OmegaConf.to_container(composed.hydra.launcher)
     tree, complaints = override({"hydra": {"launcher": settings, "sweep": {"dir": "."}}}, tuning)
     refuse(complaints)
-    return {"name": composed.hydra.runtime.choices["hydra/launcher"], "settings": tree["hydra"]["launcher"]}
+    launcher = {"name": composed.hydra.runtime.choices["hydra/launcher"], "settings": tree["hydra"]["launcher"]}
+    return launcher, [f"{key}={values}" for key, values in (composed.hydra.sweeper.params or {}).items()]
 
 
 def choices(group: str) -> list[str]:

@@ -87,6 +87,20 @@ def test_what_no_sweep_can_mean_is_refused(outputs: Path, words: list[str], says
     assert says in str(refused.value)
 
 
+def test_an_experiment_may_say_what_is_swept_over_and_with_which_launcher(outputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    lines = ["# @package _global_", "defaults: [override /hydra/launcher: joblib]"]
+    lines += ["hydra: {launcher: {n_jobs: 3}, sweeper: {params: {seed: 'range(3)', normalization: 'none,layer'}}}"]
+    (tmp_path / "experiment" / "study.yaml").write_text("\n".join(lines))
+
+    plan = planning.plan(["experiment=study", "normalization=batch"], str(tmp_path))
+
+    assert [run.words for run in plan.runs] == [
+        ["experiment=study", "normalization=batch", f"seed={seed}"] for seed in range(3)
+    ]
+    assert (plan.launcher["name"], plan.launcher["settings"]["n_jobs"]) == ("joblib", 3)
+
+
 def test_a_launcher_whose_package_is_missing_is_refused_with_the_extra_that_has_it() -> None:
     launcher = {"name": "joblib", "settings": {"_target_": "hydra_plugins.no_such_launcher.Launcher"}}
 

@@ -141,6 +141,18 @@ def test_launchers_run_a_study_and_the_same_command_does_what_is_missing(
 
 
 @pytest.mark.slow
+def test_a_folder_of_the_users_own_reaches_every_run(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "my own" / "experiment").mkdir(parents=True)
+    lines = ["# @package _global_", "hydra: {sweeper: {params: {seed: '0,1'}}}", "evaluation: {features: none}"]
+    lines += ["architecture: {width: 4}", "train: {batch_size: 16, until: 2 steps}"]
+    (tmp_path / "my own" / "experiment" / "study.yaml").write_text("\n".join(lines))
+    result = normlab("train", "-m", "experiment=study", "--config-dir", "my own")
+
+    assert result.exit_code == 0, result.stderr
+    assert list(states(outputs).values()) == ["done", "done"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_no_process_is_left_when_a_sweep_is_killed(outputs: Path, tmp_path: Path, launcher: str) -> None:
     if launcher != "basic":

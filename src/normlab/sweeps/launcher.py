@@ -15,11 +15,11 @@ def main(folder: str, numbers: str) -> None:
     """Have Hydra start the runs of those numbers, and wait until they have ended."""
     sweep = Record(Path(folder)).read()
     quoted = "'" + folder.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    arguments = ["-m", *sweep.hydra_words, f"hydra.sweep.dir={quoted}", f"+sweep.folder={quoted}"]
-    if sweep.config_dir is not None:
-        arguments += ["--config-dir", sweep.config_dir]
+    searching = [] if sweep.config_dir is None else ["--config-dir", sweep.config_dir]
     # Hydra knows the runs by their numbers alone; what they are stands in the sweep's folder.
-    composition.hand_to_hydra([*arguments, f"+sweep.job={numbers}"], task=job.run)
+    numbered = ["hydra.sweeper.params=null", f"+sweep.folder={quoted}", f"+sweep.job={numbers}"]
+    words = ["-m", *searching, *sweep.hydra_words, f"hydra.sweep.dir={quoted}", *numbered]
+    composition.hand_to_hydra(words, task=job.run)
 
 
 if __name__ == "__main__":

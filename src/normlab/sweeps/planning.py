@@ -43,13 +43,16 @@ def plan(words: list[str], config_dir: str | None) -> Plan:
 
     What only the parts can judge, such as a learning rate below 0, ends that run alone.
     """
-    hydra_words = [word for word in words if composition.for_hydra(word)]
+    own = [word for word in words if not composition.for_hydra(word)]
+    hydra_words = [word for word in words if word not in own or (word.startswith("experiment=") and "," not in word)]
     if any(word.startswith("hydra/sweeper") for word in hydra_words):
         raise ConfigurationError("hydra/sweeper", "is not for normlab", "list values, KEY=A,B: every combination runs")
-    launcher = composition.launcher(hydra_words, config_dir)
+    launcher, swept_by_experiment = composition.sweeping(hydra_words, config_dir)
+    given = {word.partition("=")[0] for word in own}
+    own += [word for word in swept_by_experiment if word.partition("=")[0] not in given]
     complaints: dict[Complaint, None] = {}
     runs: list[Planned] = []
-    for combination in composition.combinations([word for word in words if word not in hydra_words]):
+    for combination in composition.combinations(own):
         settings, wrong = composition.configure(combination, config_dir)
         complaints |= dict.fromkeys(wrong)
         folder = composition.run_folder(settings)
