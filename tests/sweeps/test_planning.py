@@ -40,8 +40,8 @@ def test_a_given_number_of_threads_is_what_every_run_gets(outputs: Path) -> None
     [
         ("5,7", "auto", ["5", "7", "5"]),
         ("5,7", "cuda", ["5", "7", "5"]),
-        ("5,7", "cuda:1", [None] * 3),
-        ("5,7", "cpu", [None] * 3),
+        ("5,7", "cuda:1", ["5,7"] * 3),
+        ("5,7", "cpu", ["5,7"] * 3),
         ("", "auto", [None] * 3),
     ],
 )

@@ -36,7 +36,7 @@ def run(tree: Any) -> None:
     sweep = record.read()
     job = record.standing(sweep.runs[int(tree.sweep.job)])
     if _is_over(record, sweep):
-        record.report(replace(job, state="not started", reason="the sweep was told to stop"))
+        record.report(replace(job, state="not started", reason=why_not_started(record.wish())))
         return
     job = replace(job, host=platform.node(), pid=os.getpid(), queue_id=_queue_id())
     began = time.monotonic()
@@ -68,6 +68,10 @@ def run(tree: Any) -> None:
     # With this signal Slurm says that the job's time is nearly up; submitit knows how to have the job run again.
     if exit_code == TIME_LIMIT_REACHED and signal.SIGUSR1 in told and callable(handlers[signal.SIGUSR1]):
         _requeue(record, job, handlers[signal.SIGUSR1])
+
+
+def why_not_started(wish: Wish | None) -> str:
+    return "a run has failed" if wish is not None and wish.signal is None else "the sweep was told to stop"
 
 
 def _is_over(record: Record, sweep: Sweep) -> bool:

@@ -80,9 +80,9 @@ def require_launcher(launcher: dict[str, Any]) -> None:
 
 def jobs(plan: Plan) -> tuple[Job, ...]:
     """Return what each run is to be given: its words, its threads and its GPU."""
-    missing = [number for number, run in enumerate(plan.runs) if run.ended is None]
-    share, at_once = _share_of_cores(plan.launcher, len(missing)), runs_at_once(plan.launcher, len(missing))
-    gpus = visible_gpus() if at_once is not None and at_once > 1 else []
+    # By all its runs, not by those that are missing: a study's runs compute with the same number, whenever they run.
+    share = _share_of_cores(plan.launcher, len(plan.runs))
+    gpus = _gpus_to_share(plan.launcher, len(plan.runs))
     result: list[Job] = []
     for number, run in enumerate(plan.runs):
         words = [word for word in run.words if not word.startswith(_NOT_FOR_RUNS)]
@@ -91,9 +91,9 @@ def jobs(plan: Plan) -> tuple[Job, ...]:
             count = threads.threads_of(run.settings, RunDir(run.folder), share)
         if count is not None:
             words.append(f"threads={count}")
-        # Who names a GPU means it.
-        own = run.settings.device in ("auto", "cuda") and gpus
-        gpu = gpus[number % len(gpus)] if own else None
+        # Who names a GPU means it, among all that there are.
+        shares = run.settings.device in ("auto", "cuda")
+        gpu = (gpus[number % len(gpus)] if shares else ",".join(gpus)) if gpus else None
         job = Job(job=number, overrides=tuple(words), folder=str(run.folder.resolve()), threads=count, gpu=gpu)
         result.append(_as_it_ended(job, run))
     return tuple(result)
@@ -126,6 +126,13 @@ def swept(runs: list[list[str]]) -> list[dict[str, str]]:
     values = [{key.rpartition("@")[2]: value for key, _, value in own} for own in parts]
     differing = {key for own in values for key in own if len({other.get(key) for other in values}) > 1}
     return [{key: value for key, value in own.items() if key in differing} for own in values]
+
+
+def _gpus_to_share(launcher: dict[str, Any], runs: int) -> list[str]:
+    """Return the GPUs that go round between the runs; none where a run may take what it finds."""
+    at_once = runs_at_once(launcher, runs)
+    # submitit hides them from the runs that it starts on this machine, were it only one.
+    return visible_gpus() if at_once is not None and (at_once > 1 or _kind(launcher) == "LocalLauncher") else []
 
 
 def _as_it_ended(job: Job, run: Planned) -> Job:

@@ -19,7 +19,7 @@ from normlab import config
 from normlab.errors import DONE, TIME_LIMIT_REACHED, SweepError
 from normlab.reports.screen import Screen
 from normlab.sweeps import planning, table
-from normlab.sweeps.job import die_with_parent
+from normlab.sweeps.job import die_with_parent, why_not_started
 from normlab.sweeps.record import Job, Record, Sweep, Wish, is_running
 
 _LOOK_SECONDS = 0.3
@@ -132,7 +132,7 @@ class _Watch:
                 if not self.screen.is_terminal:
                     print("told to stop: the runs save first", flush=True)
             if self.queue is not None:
-                self.queue.ask(cancel=bool(told))
+                self.queue.ask(cancel=self.record.wish() is not None)
             launched = launcher.poll() is not None
             self._look()
             if launched and self._will_not_start() and self.record.wish() is None:
@@ -188,10 +188,7 @@ class _Watch:
         if job.has_ended:
             return job
         if job.state == "waiting":
-            wish = self.record.wish()
-            why = "a run has failed" if wish is not None else "its job left the queue before it began"
-            if wish is not None and wish.signal is not None:
-                why = "the sweep was told to stop"
+            why = why_not_started(wish) if (wish := self.record.wish()) else "its job left the queue before it began"
             return replace(job, state="not started", reason="the launcher has ended" if self.lost_launcher else why)
         if self.queue is not None and self.record.wish() is None:
             return replace(job, state="stopped", reason="its job left the queue: cancelled, or its node failed")
