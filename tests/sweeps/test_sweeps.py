@@ -1,7 +1,10 @@
 """Sweeps: every run in a process of its own, one that fails stops no other, and a table at the end."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -138,6 +141,31 @@ def test_launchers_run_a_study_and_the_same_command_does_what_is_missing(
     assert [run["pid"] is None for run in records(outputs)[1]["runs"]] == [True, True, True, False]
     assert {run["threads"] for run in records(outputs)[0]["runs"]} == {1}
     assert processes(outputs) == []
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_how_the_runs_stand_and_is_left_clean_by_ctrl_c(outputs: Path) -> None:
+    words = ["architecture.width=4", "evaluation=none", "train.until=1000000 steps", "every.log=1 step", "seed=0,1"]
+    command = [sys.executable, "-m", "normlab", "train", "-m", *words]
+    outside, terminal = pty.openpty()
+    size = {"COLUMNS": "60", "LINES": "20"}
+    ends = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env={**os.environ, **size})
+    os.close(terminal)
+    shown = b""
+    while b"images/s" not in shown:
+        shown += os.read(outside, 65536)
+    ends.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):  # what a terminal says whose last process has gone
+        while more := os.read(outside, 65536):
+            shown += more
+    os.close(outside)
+
+    assert ends.wait() == 130
+    live, _, closing = shown.decode().rpartition("\x1b[J")
+    assert "waiting" in live
+    assert "stopped" in closing
+    assert "\x1b" not in closing
+    assert max(len(line) for line in re.split(r"\r\n|\x1b\[\d+F", live)) < 60
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from normlab import config
@@ -26,10 +28,7 @@ def alike(settings: RunConfig, device: str, runs: Iterable[Run]) -> list[Run]:
 
 def images_per_second(runs: Sequence[Run]) -> float | None:
     """Return the median speed of training, pauses for evaluations not counted; None if none has measured any."""
-    speeds: list[float] = []
-    for run in runs:
-        rows = JsonLines(RunDir(run.path).metrics).rows()
-        speeds += [statistics.median(measured)] if (measured := [row["images_per_second"] for row in rows]) else []
+    speeds = [speed for run in runs if (speed := _speed(run.path))]
     return statistics.median(speeds) if speeds else None
 
 
@@ -41,13 +40,30 @@ def training_images(runs: Sequence[Run]) -> int | None:
 
 def bytes_on_disk(runs: Sequence[Run]) -> float | None:
     """Return the median size of the folders of those that are done; None if none is."""
-    sizes = [folder_bytes(run.path) for run in runs if run.state == "done"]
+    sizes = [_size(run.path) for run in runs if run.state == "done"]
     return statistics.median(sizes) if sizes else None
 
 
 def folder_bytes(folder: Path) -> int:
     """Return how many bytes the files in a folder have."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a run may be at work there
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+# A run is like many others of its study, and a folder is read in full for either.
+@cache
+def _speed(path: Path) -> float | None:
+    rows = JsonLines(RunDir(path).metrics).rows()
+    measured = [row["images_per_second"] for row in rows if row.get("images_per_second")]
+    return statistics.median(measured) if measured else None
+
+
+@cache
+def _size(path: Path) -> int:
+    return folder_bytes(path)
 
 
 def _comparable(one: RunConfig, other: RunConfig) -> bool:

@@ -39,7 +39,12 @@ def check(words: list[str], config_dir: str | None, judge: Judge, estimate: Esti
     if not missing:
         return DONE
     known = {run.settings.name: list(find_runs([config.outputs_folder() / run.settings.name])) for run in missing}
-    kin = [forecast.alike(run.settings, _device(run, plan), known[run.settings.name]) for run in missing]
+    auto = _automatic_device(plan)
+    devices = [auto if run.settings.device == "auto" else run.settings.device.partition(":")[0] for run in missing]
+    kin = [
+        forecast.alike(run.settings, device, known[run.settings.name])
+        for run, device in zip(missing, devices, strict=True)
+    ]
     print(_hours(plan, missing, kin))
     return _require_disk(missing, kin, estimate)
 
@@ -99,9 +104,7 @@ def _require_disk(missing: list[Planned], kin: list[list[Run]], estimate: Estima
     return DONE
 
 
-def _device(run: Planned, plan: Plan) -> str:
-    """Return the type of device that a run would be on, without asking torch."""
-    if run.settings.device != "auto":
-        return run.settings.device.partition(":")[0]
+def _automatic_device(plan: Plan) -> str:
+    """Return the type of device that `device=auto` would be, without asking torch."""
     asked = plan.launcher["settings"].get("gpus_per_node") or plan.launcher["settings"].get("gpus_per_task")
     return "cuda" if asked or planning.visible_gpus() else "cpu"
