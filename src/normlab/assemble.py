@@ -234,7 +234,9 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
             step.state.load_state_dict(newest.state)
         except ValueError as error:
             remedy = "fresh=true starts over; the old folder is set aside"
-            raise CheckpointError(str(checkpoints.file(newest.step)), f"is of another run: {error}", remedy) from None
+            raise CheckpointError(
+                str(checkpoints.file(newest.step)), f"does not fit this run: {error}", remedy
+            ) from None
     pace = pace_of(config, len(dataset.train))
     return Trainer(
         step=step,
