@@ -12,6 +12,7 @@ import torch
 from normlab import cli
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 class Result(NamedTuple):

@@ -53,7 +53,6 @@ QUICK = ["evaluation.features=none", "architecture.width=4", "train.until=2 step
         (["every.log=1e-323 epochs"], "every.log", "got '1e-323 epochs'"),
         (["plugins=['']"], "plugins", "cannot be imported"),
         (["--config-dir", "nowhere"], "--config-dir", "there is no folder 'nowhere'"),
-        (["-m", "--check"], "--check", "looks at one run"),
         (["dataset.image_size=36"], "dataset.image_size", "no form for images of 36 px"),
         (
             ["normalization=group", "architecture.width=12"],

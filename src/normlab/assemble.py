@@ -30,7 +30,7 @@ from normlab.settings import Length, Misfit
 from normlab.training.ema import Ema
 from normlab.training.monitors import describe_layers
 from normlab.training.optimizers import OPTIMIZERS, SCHEDULES
-from normlab.training.pace import Pace
+from normlab.training.pace import Pace, pace_of
 from normlab.training.state import TrainState
 from normlab.training.step import Step
 from normlab.training.stopping import Stop
@@ -260,10 +260,6 @@ def describe(step: Step) -> list[dict[str, Any]]:
             *describe_layers(state.generator, "generator", latents),
             *describe_layers(state.discriminator, "discriminator", real),
         ]
-
-
-def pace_of(config: RunConfig, training_images: int) -> Pace:
-    return Pace(training_images, config.train.batch_size * config.train.discriminator_steps)
 
 
 def _technique(part: Part) -> Any:

@@ -47,7 +47,9 @@ def run(arguments: list[str]) -> int:
     for number in ENDS:
         signal.signal(number, _end)
     try:
-        return _dispatch(arguments)
+        exit_code = _dispatch(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is expected, and not at the end of the process
+        return exit_code
     except NormlabError as error:
         if debug:
             logging.exception("")

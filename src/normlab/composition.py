@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from normlab import config
 from normlab.config import PARTS, RunConfig, Tree, flatten
 from normlab.errors import Complaint, ConfigurationError
 from normlab.registry import nearest, unknown
+
+# The settings of Hydra's launchers stand in `configs/hydra`, under the names of the plugins' own, which they replace.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated against ConfigStore schema")
 
 # Keys that take the name of a part although they are no groups of their own: `normalization.discriminator=layer`.
 SLOTS = {where: group for where, group in PARTS.items() if "." in where}
@@ -120,6 +124,28 @@ def combinations(words: list[str]) -> list[list[str]]:
     return runs
 
 
+def for_hydra(word: str) -> bool:
+    """Return whether an override is for Hydra, not for a run: `hydra/launcher=joblib`, `hydra.launcher.n_jobs=2`."""
+    return word.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def sweeping(words: list[str], config_dir: str | None = None) -> tuple[Tree, list[str]]:
+    """Return what Hydra's own words, and an experiment's file, say of a sweep.
+
+    That is the launcher, its `name` and its `settings`, and the overrides that `hydra.sweeper.params` lists.
+    """
+    tuning = [word for word in words if word.startswith("hydra.launcher.")]
+    choosing = [word for word in words if word not in tuning]
+    refuse(compose(choosing, config_dir)[1])
+    with hydra.initialize_config_dir(str(configs_dir()), version_base="1.3"):
+        composed = hydra.compose("config", [*choosing, *_searching(config_dir)], return_hydra_config=True)
+    settings = OmegaConf.to_container(composed.hydra.launcher)
+    tree, complaints = override({"hydra": {"launcher": settings, "sweep": {"dir": "."}}}, tuning)
+    refuse(complaints)
+    launcher = {"name": composed.hydra.runtime.choices["hydra/launcher"], "settings": tree["hydra"]["launcher"]}
+    return launcher, [f"{key}={values}" for key, values in (composed.hydra.sweeper.params or {}).items()]
+
+
 def choices(group: str) -> list[str]:
     """Return the names of a group's files, `both/spectral` for those in a folder."""
     folder = configs_dir() / group
@@ -163,10 +189,13 @@ def hand_to_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> No
 
 
 def _compose(words: list[str], config_dir: str | None) -> Tree:
-    extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     with hydra.initialize_config_dir(str(configs_dir()), version_base="1.3"):
-        composed = hydra.compose("config", [*words, *extra])
+        composed = hydra.compose("config", [*words, *_searching(config_dir)])
     return cast(Tree, OmegaConf.to_container(composed, resolve=True))
+
+
+def _searching(config_dir: str | None) -> list[str]:
+    return [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
 
 
 def _compose_what_holds(words: list[str], config_dir: str | None) -> tuple[Tree, list[Complaint]]:

@@ -126,10 +126,12 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     every: EveryConfig = field(default_factory=EveryConfig)
+    threads: PositiveInt | None = None
     plugins: tuple[str, ...] = ()
     resume: str | None = None
     allow_changes: tuple[str, ...] = ()
     fresh: bool = False
+    on_error: Literal["continue", "stop"] = "continue"
     debug: bool = False
 
     @property
@@ -149,11 +151,12 @@ PARTS = {
 }
 # Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
-    *("every", "train.until", "train.time_limit", "device", "debug"),
+    *("every", "train.until", "train.time_limit", "device", "threads", "debug"),
     *("dataset.root", "dataset.download", "evaluation.weights"),
 )
-# Settings that choose the folder.
-PLACE = ("name", "resume", "allow_changes", "fresh")
+# Settings that choose the folder, or say how a run is started.
+STARTED = ("resume", "allow_changes", "fresh", "on_error")
+PLACE = ("name", *STARTED)
 PATHS = ("dataset.root", "evaluation.weights")
 
 
@@ -202,7 +205,8 @@ def load(path: Path) -> RunConfig:
 
 def to_yaml(config: RunConfig) -> str:
     """Return what `config.yaml` holds: every setting of the run, but not how it was started."""
-    return OmegaConf.to_yaml(OmegaConf.create(write(replace(config, resume=None, allow_changes=(), fresh=False))))
+    defaults = {name: getattr(RunConfig(), name) for name in STARTED}
+    return OmegaConf.to_yaml(OmegaConf.create(write(replace(config, **defaults))))
 
 
 def flatten(tree: Tree, where: str = "") -> Iterator[tuple[str, Any]]:

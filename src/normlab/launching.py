@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from normlab import assemble, composition, config
+from normlab import assemble, composition, config, footprint, progress
 from normlab.assemble import Materials
 from normlab.config import RunConfig
 from normlab.data.images import Dataset
@@ -25,11 +25,14 @@ from normlab.errors import (
     ResourceError,
 )
 from normlab.evaluation.evaluator import restandardised
+from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.environment import describe_environment
 from normlab.outputs.export import export_generator
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines, open_log
 from normlab.reports.runs import METRICS
+from normlab.threads import threads_of
+from normlab.training.pace import pace_of
 from normlab.training.stopping import Stop, Stopped
 from normlab.training.trainer import Trainer
 
@@ -49,12 +52,25 @@ def checked(settings: RunConfig, complaints: list[Complaint]) -> RunConfig:
 
 
 def preview(settings: RunConfig) -> int:
-    """Open the data and the features that a run needs, start nothing, and say what would be trained where."""
+    """Open the data and the features that a run needs, look for room, start nothing, and say what would be done where.
+
+    Raises what stands in the way: BusyError, DataError, ResourceError, or NumericalError for a run that has diverged.
+    """
+    run_dir = RunDir(composition.run_folder(settings))
+    run_dir.refuse_if_locked()
+    begun = not settings.fresh and run_dir.exists()
+    if begun:
+        settings = _continued(settings, run_dir)
+        if (ended := _ended(settings, run_dir)) is not None:
+            return ended
     device = assemble.choose_device(settings.device)
     dataset = assemble.gather(settings, device).dataset
-    steps = assemble.pace_of(settings, len(dataset.train)).steps(settings.train.until)
+    footprint.require_disk(settings, dataset.image_shape, run_dir.path)
+    footprint.require_memory(settings, dataset.image_shape, device)
+    steps = pace_of(settings, len(dataset.train)).steps(settings.train.until)
     print(f"{settings.label}  {dataset.name}: {len(dataset.train):,} images  {steps:,} steps on {device}")
-    print(f"would train in {composition.run_folder(settings)}")
+    saved = Checkpoints(run_dir.checkpoints).steps() if begun else []
+    print(f"would continue from step {saved[-1]:,} in {run_dir.path}" if saved else f"would train in {run_dir.path}")
     return DONE
 
 
@@ -67,6 +83,8 @@ def launch(settings: RunConfig) -> int:
         if (ended := _ended(settings, run_dir)) is not None:
             return ended
     stop = Stop(None if settings.train.time_limit is None else 60 * settings.train.time_limit.value)
+    # Before anything is computed, and the same when the run goes on: sums depend on it.
+    torch.set_num_threads(threads_of(settings, run_dir))
     device = assemble.choose_device(settings.device)
     materials = assemble.gather(settings, device)
     run_dir.create()
@@ -197,28 +215,22 @@ def _with_horizon(settings: RunConfig, horizon: Any) -> RunConfig:
 
 def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
     """Return the exit code of a run that has ended for good, having said so; None if there is something to do."""
-    status = run_dir.read_status()
-    if status is None or run_dir.is_locked():
+    status, state = run_dir.read_status(), progress.ended(settings, run_dir)
+    if status is None or state is None:
         return None
-    if status.state == "diverged":
+    if state == "diverged":
         raise NumericalError(
             str(run_dir.path),
             f"the run has diverged at step {status.step}",
             "fresh=true starts over, seed=N another one",
         )
-    images = _images_of(run_dir).get("train")
-    if status.state != "done" or images is None:
-        return None
-    last_step = assemble.pace_of(settings, images).steps(settings.train.until)
-    if status.step < last_step:
-        return None
     print(f"already complete: {run_dir.path} (step {status.step:,})")
     return DONE
 
 
 def _require_same_images(dataset: Dataset, run_dir: RunDir) -> None:
     """Raise ConfigurationError if a run would go on with other images: the folder's name does not tell them apart."""
-    known = _images_of(run_dir).get("fingerprint")
+    known = progress.images_of(run_dir).get("fingerprint")
     if known not in (None, dataset.fingerprint):
         problem = "the images differ from those that the run began with"
         raise ConfigurationError.of(
@@ -237,11 +249,6 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
     }
     features = None if materials.scorer is None else materials.scorer.info
     return {**describe_environment(device, settings.precision), "dataset": described, "features": features}
-
-
-def _images_of(run_dir: RunDir) -> dict[str, Any]:
-    """Return what a run's folder says of the images that it was begun with."""
-    return (run_dir.read_json("environment.json") or {}).get("dataset") or {}
 
 
 def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: RunDir) -> None:

@@ -1,6 +1,7 @@
 """The verbs that look at runs: what they print, what they give to machines, what they refuse."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,71 @@ def test_the_module_runs_as_the_command_does() -> None:
     shown = subprocess.run([sys.executable, "-m", "normlab", "--help"], capture_output=True, text=True, check=True)
 
     assert "normlab train" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sample"], "error: sample: the following arguments are required: RUN|FILE.safetensors"),
+        (["sample", "run", "--count", "x"], "error: --count: invalid count value: 'x'"),
+        (["status", "--jsno"], "error: status: unrecognized arguments: --jsno"),
+        (["status", "--watch", "--json"], "error: --watch: shows a table, not JSON"),
+        (["status", "--watch=0"], "error: --watch: got '0', no number of seconds"),
+        (["train", "--config-dir"], "error: --config-dir: expected one argument"),
+    ],
+)
+def test_a_wrong_word_is_refused_in_one_line(normlab: Command, outputs: Path, words: list[str], says: str) -> None:
+    refused = normlab(*words)
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(says)
+    assert refused.stderr.count("\n") == 1
+
+
+def test_watching_ends_with_the_runs(normlab: Command, outputs: Path) -> None:
+    normlab(*QUICK)
+    watched = normlab("status", "--watch", "outputs")
+
+    assert watched.exit_code == 0
+    assert watched.stdout.count("done") == 1
+
+
+def test_list_shows_the_parts_of_plugins(normlab: Command, tmp_path: Path, outputs: Path) -> None:
+    module = "from normlab.losses import LOSSES, Loss\n\n@LOSSES.register('mine')\ndef mine():\n    'My own loss.'\n"
+    (tmp_path / "my_own_parts.py").write_text(module)
+    shown = normlab("list", "loss", "mine", "--plugins", "my_own_parts")
+
+    assert shown.exit_code == 0, shown.stderr
+    assert "My own loss." in shown.stdout
+    assert normlab("list", "--plugins", "no_such_module").exit_code == 2
+
+
+@pytest.mark.parametrize("words", [["list"], ["train", "--cfg", "job"], ["status"]], ids=lambda words: words[0])
+def test_a_reader_that_has_gone_is_no_error(outputs: Path, words: list[str]) -> None:
+    outputs.mkdir()
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "normlab", *words]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writer)
+
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_a_look_at_a_run_tells_whether_it_would_go_on(normlab: Command, outputs: Path) -> None:
+    normlab(*QUICK)
+    complete = normlab(*QUICK, "--check")
+    further = normlab(*QUICK, "train.until=5 steps", "--check")
+
+    assert (complete.exit_code, further.exit_code) == (0, 0)
+    assert "already complete" in complete.stdout
+    assert "would continue from step 3" in further.stdout
+
+
+def test_a_look_at_a_run_tells_that_the_disk_is_too_small(normlab: Command, outputs: Path) -> None:
+    refused = normlab(*QUICK, "architecture.width=16000", "--check")
+
+    assert refused.exit_code == 5
+    assert "3 checkpoints need" in refused.stderr
+    assert not outputs.exists()

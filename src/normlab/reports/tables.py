@@ -22,6 +22,11 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def size(count: float) -> str:
+    """Return a number of bytes as people read it: 12.3 MB, 1.5 GB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"

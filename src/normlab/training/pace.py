@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from normlab.config import RunConfig
 from normlab.settings import Length
 
 
@@ -37,3 +38,7 @@ class Pace:
         images = {"images": 1, "epochs": self.images_per_epoch, "steps": self.images_per_step}[length.unit]
         # Exact: 1.1 epochs of 100 images are 110 of them, in floating point a little more.
         return Fraction(str(length.value)) * images / self.images_per_step
+
+
+def pace_of(config: RunConfig, training_images: int) -> Pace:
+    return Pace(training_images, config.train.batch_size * config.train.discriminator_steps)

@@ -1,38 +1,48 @@
 """`normlab list [GROUP [NAME]]`: every part there is, its parameters, defaults and source."""
 
-import argparse
 import inspect
 from types import NoneType
 from typing import Any
 
 from normlab import composition
-from normlab.assemble import REGISTRIES
+from normlab.assemble import REGISTRIES, import_plugins
+from normlab.config import RunConfig
 from normlab.errors import DONE, ConfigurationError
 from normlab.outputs import plain_json
 from normlab.registry import unknown
 from normlab.settings import describe
+from normlab.verbs.arguments import Arguments
 
 
 def run(arguments: list[str]) -> int:
     """Print the groups, or the choices of one, or all about one choice."""
-    parser = argparse.ArgumentParser("normlab list", description="Every part there is.")
+    parser = Arguments("list", "Every part there is.")
     parser.add_argument("group", nargs="?", metavar="GROUP")
     parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.add_argument("--plugins", metavar="MODULES", help="show the parts of these modules too, as in plugins=[...]")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
+    modules = tuple(name.strip() for name in (options.plugins or "").strip("[]").split(",") if name.strip())
+    composition.refuse(import_plugins(RunConfig(plugins=modules)))
     described = {
-        group: {name: describe_part(group, name) for name in _chosen(group, options.name, composition.choices(group))}
+        group: {name: describe_part(group, name) for name in _chosen(group, options.name, choices(group))}
         for group in _chosen("GROUP", options.group, composition.groups())
     }
     print(plain_json.dump(described) if options.json else _text(described, in_full=options.name is not None))
     return DONE
 
 
-def _chosen(where: str, name: str | None, choices: list[str]) -> list[str]:
+def choices(group: str) -> list[str]:
+    """Return the names in a group: those of its files, and of parts that plugins have registered without one."""
+    names = composition.choices(group)
+    return [*names, *(name for name in (REGISTRIES[group].names() if group in REGISTRIES else []) if name not in names)]
+
+
+def _chosen(where: str, name: str | None, there: list[str]) -> list[str]:
     if name is None:
-        return choices
-    if name not in choices:
-        raise ConfigurationError.of([unknown(where, name, choices)])
+        return there
+    if name not in there:
+        raise ConfigurationError.of([unknown(where, name, there)])
     return [name]
 
 

@@ -10,11 +10,12 @@ from normlab.loading import load
 from normlab.outputs import plain_json
 from normlab.outputs.grids import save_grid
 from normlab.randomness import stream
+from normlab.verbs.arguments import Arguments
 
 
 def run(arguments: list[str]) -> int:
     """Write a grid of samples."""
-    parser = argparse.ArgumentParser("normlab sample", description="Draw images from a trained generator.")
+    parser = Arguments("sample", "Draw images from a trained generator.")
     parser.add_argument("source", metavar="RUN|FILE.safetensors")
     parser.add_argument("--count", type=count, default=64, help="how many images (default 64)")
     parser.add_argument("--columns", type=count, default=8, help="how many in a row (default 8)")

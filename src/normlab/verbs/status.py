@@ -1,6 +1,7 @@
 """`normlab status DIR...`: how runs stand."""
 
 import argparse
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,25 +11,39 @@ from normlab.errors import DONE, ConfigurationError
 from normlab.outputs import plain_json
 from normlab.reports import tables
 from normlab.reports.runs import Run, find_runs
+from normlab.reports.screen import Screen
+from normlab.sweeps.record import is_sweeping
+from normlab.verbs.arguments import Arguments
 from normlab.verbs.continuing import how_to_continue
+
+WATCH_SECONDS = 2.0
 
 
 def run(arguments: list[str]) -> int:
-    """Print a row for each run in or below the folders."""
-    parser = argparse.ArgumentParser("normlab status", description="How runs stand.")
+    """Print a row for each run in or below the folders, again and again with --watch."""
+    parser = Arguments("status", "How runs stand.")
     outputs = str(config.outputs_folder())
     help = f"a run, or a folder with runs somewhere below it (default {outputs})"
     parser.add_argument("folders", nargs="*", metavar="DIR", default=[outputs], help=help)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    options = parser.parse_args(arguments)
-    for folder in options.folders:
-        if not Path(folder).is_dir():
-            raise ConfigurationError(folder, "is no folder", "name a run's folder, or one above it such as outputs")
-    runs = list(find_runs([Path(folder) for folder in options.folders]))
+    help = f"show the table again every so often (default {WATCH_SECONDS:g}) until no run is running"
+    parser.add_argument("--watch", nargs="?", type=_interval, const=WATCH_SECONDS, metavar="SECONDS", help=help)
+    options = parser.parse_args(_with_interval(arguments))
+    if options.json and options.watch is not None:
+        raise ConfigurationError("--watch", "shows a table, not JSON", "leave out one of --watch and --json")
+    folders = [Path(folder) for folder in options.folders]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigurationError(
+                str(folder), "is no folder", "name a run's folder, or one above it such as outputs"
+            )
+    if options.watch is not None:
+        return _watch(folders, options.watch)
+    runs = list(find_runs(folders))
     if options.json:
         print(plain_json.dump({"runs": [as_json(run) for run in runs]}))
         return DONE
-    print(tables.render([{**run.summary(), "run": str(run.path)} for run in runs]))
+    print(_table(runs))
     for run in runs:
         if command := how_to_continue(run):
             print(f"to continue: {command}")
@@ -45,3 +60,53 @@ def as_json(run: Run) -> dict[str, Any]:
         "evaluation": run.last_evaluation(),
         "continue": how_to_continue(run),
     }
+
+
+def _watch(folders: list[Path], seconds: float) -> int:
+    """Show the table until no run is running and no sweep will start one, or until Ctrl-C."""
+    screen = Screen()
+    try:
+        while True:
+            runs = list(find_runs(folders))
+            lines = _table(runs).splitlines()
+            if screen.is_terminal:
+                screen.draw(_most_telling(lines, runs, screen.room()))
+            else:
+                print(*lines, "", sep="\n", flush=True)
+            if all(run.state != "running" for run in runs) and not any(map(is_sweeping, folders)):
+                return DONE
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        return DONE
+
+
+def _table(runs: list[Run]) -> str:
+    return tables.render([{**run.summary(), "run": str(run.path)} for run in runs])
+
+
+def _most_telling(lines: list[str], runs: list[Run], room: int) -> list[str]:
+    """Return the table's lines that fit, the runs that are running first if not all do."""
+    if len(lines) <= room or not runs:
+        return lines
+    head, rows = lines[:2], lines[2:]
+    chosen = sorted(range(len(rows)), key=lambda row: runs[row].state != "running")[: max(1, room - 3)]
+    return [*head, *(rows[row] for row in sorted(chosen)), f"... and {len(rows) - len(chosen)} more"]
+
+
+def _with_interval(arguments: list[str]) -> list[str]:
+    """Let `--watch DIR` name a folder: what follows is the interval only where it is a number."""
+    words: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        bare = word == "--watch" and not following.replace(".", "", 1).isdecimal()
+        words.append(f"--watch={WATCH_SECONDS:g}" if bare else word)
+    return words
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"got {text!r}, no number of seconds from 0.1 to 86400")
+    return seconds

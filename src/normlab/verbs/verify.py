@@ -1,6 +1,5 @@
 """`normlab verify RUN`: whether every checkpoint of a run is sound, and the digest of the last one."""
 
-import argparse
 from pathlib import Path
 
 from normlab.errors import DONE, CheckpointError, ConfigurationError
@@ -8,11 +7,12 @@ from normlab.outputs import plain_json
 from normlab.outputs.checkpoints import Checkpoints, state_digest
 from normlab.outputs.run_dir import RunDir
 from normlab.reports import tables
+from normlab.verbs.arguments import Arguments
 
 
 def run(arguments: list[str]) -> int:
     """Check every checkpoint and print the state digest of the newest; raise CheckpointError if one is damaged."""
-    parser = argparse.ArgumentParser("normlab verify", description="Check a run's checkpoints.")
+    parser = Arguments("verify", "Check a run's checkpoints.")
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument(
         "--digest-only", action="store_true", help="print the state digest of the newest checkpoint alone"

@@ -1,0 +1,91 @@
+"""What a run takes of disk and memory, found out where no weight takes memory, and whether there is room for it."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normlab import assemble
+from normlab.config import RunConfig
+from normlab.errors import ResourceError
+from normlab.reports.tables import size
+
+# The newest two checkpoints and the best are kept; when a new one is written the oldest is still there.
+CHECKPOINTS = 3
+
+ImageShape = tuple[int, int, int]
+
+
+def checkpoint_bytes(settings: RunConfig, image_shape: ImageShape) -> int:
+    """Return how large a checkpoint is but for its table of contents: weights, averages and optimizer state."""
+    device = torch.device("meta")
+    with device:
+        state = assemble.build_state(settings, image_shape, device)
+        for network, optimizer in (
+            (state.generator, state.generator_optimizer),
+            (state.discriminator, state.discriminator_optimizer),
+        ):
+            for parameter in network.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            for group in optimizer.param_groups:
+                group["fused"] = False  # where no weight takes memory there is no fused step
+            # An optimizer has its state only once it has made a step.
+            optimizer.step()
+    return sum(tensor.nbytes for tensor in _tensors(state.state_dict()))
+
+
+def largest_shape(settings: RunConfig) -> ImageShape:
+    """Return the shape that images have at most, as far as it can be told without them."""
+    side = settings.dataset.params.get("image_size", 32)
+    return 3, side, side
+
+
+def require_disk(settings: RunConfig, image_shape: ImageShape, folder: Path) -> None:
+    """Raise ResourceError if three checkpoints of the run do not fit where its folder is, or is to be."""
+    needed, free = CHECKPOINTS * checkpoint_bytes(settings, image_shape), free_disk(folder)
+    if needed > free:
+        problem = f"{CHECKPOINTS} checkpoints need {size(needed)}, but only {size(free)} are free"
+        raise ResourceError(str(folder), problem, "make room, or set NORMLAB_OUTPUTS to another disk")
+
+
+def require_memory(settings: RunConfig, image_shape: ImageShape, device: torch.device) -> None:
+    """Raise ResourceError if weights, gradients and optimizer state do not fit beside what is in memory already.
+
+    What the activations of a batch take comes on top: the first step shows it.
+    """
+    needed, free = checkpoint_bytes(settings, image_shape), free_memory(device)
+    if free is not None and needed > free:
+        problem = f"weights and optimizer need {size(needed)}, but only {size(free)} of memory are free"
+        raise ResourceError("device", problem, "try a smaller architecture.width, or another device")
+
+
+def free_disk(folder: Path) -> int:
+    """Return how many bytes are free where a folder is, or would be made."""
+    there = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return how many bytes of memory are free on a device, or None if the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    (available,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(available)
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,29 @@
+"""How far a run has come, as its folder tells it: read without torch, so that a sweep may ask it of every run."""
+
+from typing import Any, Literal
+
+from normlab.config import RunConfig
+from normlab.outputs.run_dir import RunDir
+from normlab.training.pace import pace_of
+
+
+def ended(settings: RunConfig, run_dir: RunDir) -> Literal["done", "diverged"] | None:
+    """Return how a run has ended for good; None if there is something to do, or somebody is doing it."""
+    status = run_dir.read_status()
+    if status is None or not run_dir.exists() or run_dir.is_locked():
+        return None
+    if status.state == "diverged":
+        return "diverged"
+    last = last_step(settings, run_dir)
+    return "done" if status.state == "done" and last is not None and status.step >= last else None
+
+
+def last_step(settings: RunConfig, run_dir: RunDir) -> int | None:
+    """Return the step at which the settings would have a run that has begun end; None if its images are not known."""
+    images = images_of(run_dir).get("train")
+    return None if images is None else pace_of(settings, images).steps(settings.train.until)
+
+
+def images_of(run_dir: RunDir) -> dict[str, Any]:
+    """Return what a run's folder says of the images that it was begun with."""
+    return (run_dir.read_json("environment.json") or {}).get("dataset") or {}

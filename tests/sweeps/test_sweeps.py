@@ -1,0 +1,279 @@
+"""Sweeps: every run in a process of its own, one that fails stops no other, and a table at the end."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normlab.normalizations import TECHNIQUES
+
+from ..conftest import Command, result, start
+
+QUICK = ["architecture.width=16", "train.batch_size=16", "train.until=4 steps", "evaluation=none"]
+
+
+def states(outputs: Path) -> dict[str, str]:
+    """Return the state of every run by the name of its folder."""
+    return {path.parent.name: json.loads(path.read_text())["state"] for path in outputs.glob("*/*/status.json")}
+
+
+@pytest.mark.slow
+def test_every_technique_trains_in_the_discriminator_and_in_both_networks(normlab: Command, outputs: Path) -> None:
+    names = TECHNIQUES.names()
+    discriminator = normlab("train", "-m", f"normalization={','.join(names)}", *QUICK)
+    both = normlab("train", "-m", f"normalization={','.join(f'both/{name}' for name in names)}", *QUICK)
+
+    assert (discriminator.exit_code, both.exit_code) == (0, 0), discriminator.stderr + both.stderr
+    assert all(f"G:batch D:{name}" in discriminator.stdout for name in names)
+    assert all(f"G:{name} D:{name}" in both.stdout for name in names)
+    # G:batch D:batch is the same run in both sweeps.
+    assert list(states(outputs).values()) == ["done"] * (2 * len(names) - 1)
+
+
+def records(outputs: Path) -> list[dict[str, Any]]:
+    """Return what every sweep has recorded, the oldest first."""
+    return [json.loads(path.read_text()) for path in sorted(outputs.glob(".sweep/*/sweep.json"))]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Return what a condition gives as soon as that is true; fail the test if it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.05)
+    return value
+
+
+def processes(outputs: Path) -> list[str]:
+    """Return the command lines of the processes that write below a folder of runs."""
+    found: list[str] = []
+    for entry in Path("/proc").iterdir():
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdecimal() else []
+            command = (entry / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+        if f"NORMLAB_OUTPUTS={outputs}".encode() in environment and "normlab" in command:
+            found.append(command)
+    return found
+
+
+@pytest.mark.slow
+def test_a_failed_run_stops_no_other_and_the_same_command_runs_it_again(normlab: Command, outputs: Path) -> None:
+    command = ["train", "-m", "optimizer.lr=1e-4,-1,2e-4", *QUICK]
+    first = normlab(*command)
+    second = normlab(*command)
+
+    assert first.exit_code == second.exit_code == 8
+    assert "error: sweep: 1 of 3 runs failed: #1 [2]" in first.stderr
+    assert list(states(outputs).values()) == ["done", "done"]
+    assert second.stdout.count("already complete") == 2
+    before, after = records(outputs)
+    assert before["state"] == "failed"
+    assert [run["state"] for run in before["runs"]] == ["done", "failed", "done"]
+    assert before["runs"][1]["reason"] == "optimizer.lr: got -1 — give a number above 0"
+    assert "optimizer.lr: got -1 — give a number above 0" in first.stdout
+    assert "error: optimizer.lr: got -1" in next(outputs.glob(".sweep/*/job_1.log")).read_text()
+    # What is complete has started no process.
+    assert [run["pid"] is None for run in after["runs"]] == [True, False, True]
+
+
+@pytest.mark.slow
+def test_after_a_failure_nothing_more_is_started_if_so_wished(normlab: Command, outputs: Path) -> None:
+    result = normlab("train", "-m", "optimizer.lr=-1,1e-4,2e-4", "on_error=stop", *QUICK)
+
+    (record,) = records(outputs)
+    assert result.exit_code == 8
+    assert [run["state"] for run in record["runs"]] == ["failed", "not started", "not started"]
+    assert states(outputs) == {}
+
+
+@pytest.mark.slow
+def test_a_killed_run_fails_alone_and_what_is_complete_needs_no_torch(outputs: Path, tmp_path: Path) -> None:
+    words = ["train", "-m", "architecture.width=4", "evaluation=none", "train.batch_size=16", "seed=0,1"]
+    child = start(tmp_path, *words, "train.until=300 steps", "every.log=1 step")
+    log = wait_for(lambda: list(outputs.glob("*/*seed0*/metrics.jsonl")))[0]
+    holder = json.loads((log.parent / ".lock.json").read_text())
+    os.kill(holder["pid"], signal.SIGKILL)
+    ended = result(tmp_path, os.waitpid(child, 0)[1])
+
+    assert ended.exit_code == 8
+    assert "killed by signal 9" in ended.stdout
+    assert [run["exit_code"] for run in records(outputs)[0]["runs"]] == [137, 0]
+
+    (log.parent / "status.json").unlink()
+    shutil.rmtree(log.parent)
+    code = (
+        "import sys; from normlab.cli import run; code = run(sys.argv[1:]); assert 'torch' not in sys.modules; "
+        "sys.exit(code)"
+    )
+    complete = [*words[:-1], "seed=1", "train.until=300 steps"]
+    again = subprocess.run([sys.executable, "-c", code, *complete], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "already complete" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers_run_a_study_and_the_same_command_does_what_is_missing(
+    normlab: Command, outputs: Path, launcher: str
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the launchers are the extra 'cluster'")
+    pytest.importorskip("submitit", reason="the launchers are the extra 'cluster'")
+    command = ["train", "-m", f"hydra/launcher={launcher}", "normalization=none,batch", "seed=0,1", *QUICK]
+    first = normlab(*command)
+    shutil.rmtree(next(outputs.glob("*/*D.batch*seed1*")))
+    second = normlab(*command)
+
+    assert (first.exit_code, second.exit_code) == (0, 0), first.stdout + first.stderr
+    assert list(states(outputs).values()) == ["done"] * 4
+    assert [run["pid"] is None for run in records(outputs)[1]["runs"]] == [True, True, True, False]
+    assert {run["threads"] for run in records(outputs)[0]["runs"]} == {1}
+    assert processes(outputs) == []
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_how_the_runs_stand_and_is_left_clean_by_ctrl_c(outputs: Path) -> None:
+    words = ["architecture.width=4", "evaluation=none", "train.until=1000000 steps", "every.log=1 step", "seed=0,1"]
+    command = [sys.executable, "-m", "normlab", "train", "-m", *words]
+    outside, terminal = pty.openpty()
+    size = {"COLUMNS": "60", "LINES": "20"}
+    ends = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env={**os.environ, **size})
+    os.close(terminal)
+    shown = b""
+    while b"images/s" not in shown:
+        shown += os.read(outside, 65536)
+    ends.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):  # what a terminal says whose last process has gone
+        while more := os.read(outside, 65536):
+            shown += more
+    os.close(outside)
+
+    assert ends.wait() == 130
+    live, _, closing = shown.decode().rpartition("\x1b[J")
+    assert "waiting" in live
+    assert "stopped" in closing
+    assert "\x1b" not in closing
+    assert max(len(line) for line in re.split(r"\r\n|\x1b\[\d+F", live)) < 60
+
+
+@pytest.mark.slow
+def test_a_folder_of_the_users_own_reaches_every_run(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "my own" / "experiment").mkdir(parents=True)
+    lines = ["# @package _global_", "hydra: {sweeper: {params: {seed: '0,1'}}}", "evaluation: {features: none}"]
+    lines += ["architecture: {width: 4}", "train: {batch_size: 16, until: 2 steps}"]
+    (tmp_path / "my own" / "experiment" / "study.yaml").write_text("\n".join(lines))
+    result = normlab("train", "-m", "experiment=study", "--config-dir", "my own")
+
+    assert result.exit_code == 0, result.stderr
+    assert list(states(outputs).values()) == ["done", "done"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_no_process_is_left_when_a_sweep_is_killed(outputs: Path, tmp_path: Path, launcher: str) -> None:
+    if launcher != "basic":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the launchers are the extra 'cluster'")
+        pytest.importorskip("submitit", reason="the launchers are the extra 'cluster'")
+    words = ["architecture.width=4", "evaluation=none", "train.until=1000000 steps", "every.log=1 step", "seed=0,1"]
+    child = start(tmp_path, "train", "-m", f"hydra/launcher={launcher}", *words)
+    wait_for(lambda: list(outputs.glob("*/*/metrics.jsonl")))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+    wait_for(lambda: not processes(outputs), seconds=60)
+    assert set(states(outputs).values()) == {"stopped"}
+
+
+@pytest.mark.slow
+def test_a_look_at_a_sweep_tells_what_is_missing_and_starts_nothing(normlab: Command, outputs: Path) -> None:
+    nothing = normlab("train", "-m", "--check", "seed=0,1", *QUICK)
+    assert nothing.exit_code == 0, nothing.stderr
+    assert "2 of 2 runs are missing" in nothing.stdout
+    assert "unknown until one has run" in nothing.stdout
+    assert "by their checkpoints" in nothing.stdout
+    assert not outputs.exists()
+
+    normlab("train", "seed=0", *QUICK)
+    before = sorted(outputs.rglob("*"))
+    partly = normlab("train", "-m", "--check", "seed=0,1", *QUICK)
+    assert "1 of 2 runs are missing" in partly.stdout
+    assert "complete" in partly.stdout
+    assert "of training" in partly.stdout
+    assert "by runs like these" in partly.stdout
+    assert sorted(outputs.rglob("*")) == before
+
+    refused = normlab("train", "-m", "--check", "optimizer.lr=1e-4,-1", *QUICK)
+    assert refused.exit_code == 2
+    assert "error: optimizer.lr: got -1" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_diverged_run_does_not_count_as_failed(normlab: Command, outputs: Path) -> None:
+    diverging = ["optimizer=sgd", "optimizer.lr=0.01,1e30", "loss=wasserstein", "normalization=both/none", *QUICK]
+    result = normlab("train", "-m", *diverging)
+
+    assert result.exit_code == 0
+    assert sorted(states(outputs).values()) == ["diverged", "done"]
+
+
+def test_a_name_that_no_run_can_mean_is_refused_before_the_first_one(normlab: Command, outputs: Path) -> None:
+    result = normlab("train", "-m", "normalization=none,spectrl", "lr=1,2", *QUICK)
+
+    assert result.exit_code == 2
+    assert "error: normalization: 'spectrl' is not known" in result.stderr
+    assert "error: lr: is no setting" in result.stderr
+    assert not outputs.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+def test_a_signal_ends_a_sweep_after_its_run_has_saved(outputs: Path, tmp_path: Path, number: int, code: int) -> None:
+    words = ["architecture.width=4", "evaluation=none", "train.until=1000000 steps", "every.log=1 step", "seed=0,1"]
+    child = start(tmp_path, "train", "-m", *words)
+    while not list(outputs.glob("*/*/metrics.jsonl")):
+        time.sleep(0.05)
+    os.kill(child, number)
+    ended = result(tmp_path, os.waitpid(child, 0)[1])
+
+    assert ended.exit_code == code, ended.stderr
+    assert list(states(outputs).values()) == ["stopped"]
+    assert "stopped" in ended.stdout
+
+
+def has_slurm() -> bool:
+    try:
+        return subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=30, check=False).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_slurm(), reason="no Slurm answers here (sinfo)")
+def test_on_slurm_a_cancelled_job_stops_its_run_alone_and_the_same_command_goes_on(
+    normlab: Command, outputs: Path, tmp_path: Path
+) -> None:
+    command = ["train", "-m", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "seed=0,1,2"]
+    command += ["architecture.width=4", "evaluation=none", "train.batch_size=16", "train.until=300 steps"]
+    child = start(tmp_path, *command, "every.log=1 step")
+    wait_for(lambda: list(outputs.glob("*/*seed1*/metrics.jsonl")))
+    (report,) = outputs.glob(".sweep/*/job_1.json")
+    subprocess.run(["scancel", json.loads(report.read_text())["queue_id"]], check=True)
+    first = result(tmp_path, os.waitpid(child, 0)[1])
+    second = normlab(*command)
+
+    assert (first.exit_code, second.exit_code) == (75, 0), first.stdout + first.stderr
+    assert [run["state"] for run in records(outputs)[0]["runs"]] == ["done", "stopped", "done"]
+    assert [run["pid"] is None for run in records(outputs)[1]["runs"]] == [True, False, True]
+    assert list(states(outputs).values()) == ["done"] * 3
