@@ -149,7 +149,7 @@ PARTS = {
 # Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
     *("every", "train.until", "train.time_limit", "device", "debug"),
-    *("dataset.root", "dataset.download", "evaluation.weights"),
+    *("dataset.root", "dataset.download", "dataset.workers", "evaluation.weights"),
 )
 # Settings that choose the folder.
 PLACE = ("name", "resume", "fresh")

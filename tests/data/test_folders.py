@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from normlab.data.folders import hold_out, list_folder
+from normlab.data.image_folder import image_folder
 from normlab.data.images import Dataset
-from normlab.data.sources import image_folder
 from normlab.errors import DataError
 
 
@@ -139,7 +139,7 @@ def test_a_second_start_decodes_nothing_and_says_the_same(root: Path, monkeypatc
     for number in range(3):
         put(root, f"{number}.png", number, "L")
     first = image_folder(root=str(root))
-    monkeypatch.setattr("normlab.data.folders._decode", lambda *_, **__: pytest.fail("an image was decoded again"))
+    monkeypatch.setattr("normlab.data.image_folder.decode", lambda *_, **__: pytest.fail("an image was decoded again"))
     second = image_folder(root=str(root))
     assert (second.fingerprint, second.notes) == (first.fingerprint, first.notes)
     assert first.notes

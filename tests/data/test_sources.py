@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torchvision
 
-from normlab.data import originals
+from normlab.data import digits as embedded
+from normlab.data.cifar import cifar10
+from normlab.data.digits import digits
 from normlab.data.images import Dataset
-from normlab.data.originals import MNIST
-from normlab.data.sources import DATASETS, cifar10, digits, fashion_mnist, mnist
+from normlab.data.mnist import MNIST, fashion_mnist, mnist
+from normlab.data.sources import DATASETS
 from normlab.errors import DataError
 from normlab.settings import Misfit
 
@@ -107,7 +109,7 @@ def test_digits_are_1437_and_360_grey_images_of_every_class():
 def test_the_embedded_digits_are_those_of_scikit_learn():
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
     pixels, labels = datasets.load_digits(return_X_y=True)
-    with np.load(Path(originals.__file__).with_name("digits.npz")) as content:
+    with np.load(Path(embedded.__file__).with_name("digits.npz")) as content:
         assert np.array_equal(content["values"].reshape(-1, 64), pixels)
         assert np.array_equal(content["labels"], labels)
 
