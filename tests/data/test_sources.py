@@ -13,11 +13,12 @@ import pytest
 import torchvision
 
 from normlab.data import digits as embedded
-from normlab.data.cifar import cifar10
+from normlab.data.cifar import cifar10, cifar100
 from normlab.data.digits import digits
 from normlab.data.images import Dataset
 from normlab.data.mnist import MNIST, fashion_mnist, mnist
 from normlab.data.sources import DATASETS
+from normlab.data.stl10 import stl10
 from normlab.errors import DataError
 from normlab.settings import Misfit
 
@@ -167,7 +168,7 @@ def test_a_half_present_mnist_says_which_files_it_lacks(raw: Path, asked: list[s
     assert asked == []
 
 
-@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10])
+@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10, cifar100, stl10])
 def test_an_unreachable_network_is_one_line_and_nothing_on_stdout(
     source: Any, tmp_path: Path, asked: list[str], capfd: pytest.CaptureFixture[str]
 ):
@@ -178,7 +179,7 @@ def test_an_unreachable_network_is_one_line_and_nothing_on_stdout(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10])
+@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10, cifar100, stl10])
 def test_without_download_a_missing_data_set_leaves_no_folder(source: Any, tmp_path: Path, asked: list[str]):
     assert "and dataset.download is false" in refusal(source, tmp_path / "data", download=False)
     assert not (tmp_path / "data").exists()
@@ -298,3 +299,59 @@ def test_the_real_mnist_has_its_known_counts():
     assert np.bincount(dataset.held_out.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert dataset.train.pixels.shape == (60_000, 1, 32, 32)
     assert round(dataset.train.pixels.mean() * (32 / 28) ** 2 / 255, 4) == 0.1307
+
+
+@pytest.fixture
+def cifar100_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with a small train and test file in the format of CIFAR-100, whose checksums are those expected."""
+    folder = tmp_path / "data" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+
+    def part(count: int) -> dict[str, Any]:
+        pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
+        return {"data": pixels, "fine_labels": list(range(count)), "coarse_labels": [7] * count}
+
+    contents: dict[str, Any] = {
+        "train": part(5),
+        "test": part(2),
+        "meta": {"fine_label_names": ["apple", "fish", "baby", "bear", "beaver"], "coarse_label_names": ["all"]},
+    }
+    checksums: dict[str, str] = {}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        checksums[name] = md5(pickle.dumps(content))
+    original = torchvision.datasets.CIFAR100
+    monkeypatch.setattr(original, "train_list", [["train", checksums["train"]]])
+    monkeypatch.setattr(original, "test_list", [["test", checksums["test"]]])
+    monkeypatch.setattr(original, "meta", original.meta | {"md5": checksums["meta"]})
+    return tmp_path / "data"
+
+
+def test_cifar100_has_the_fine_labels(cifar100_root: Path, asked: list[str]):
+    dataset = cifar100(root=str(cifar100_root))
+    with (cifar100_root / "cifar-100-python" / "train").open("rb") as file:
+        expected = pickle.load(file)["data"].reshape(5, 3, 32, 32)
+    assert np.array_equal(dataset.train.pixels, expected)
+    assert dataset.train.labels is not None
+    assert dataset.train.labels.tolist() == [0, 1, 2, 3, 4]
+    assert (dataset.class_names, len(dataset.held_out)) == (("apple", "fish", "baby", "bear", "beaver"), 2)
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_a_damaged_cifar100_file_is_named_and_never_unpickled(cifar100_root: Path, name: str):
+    path = cifar100_root / "cifar-100-python" / name
+    path.write_bytes(pickle.dumps(Trap(cifar100_root / "sprung")))
+    assert refusal(cifar100, cifar100_root).startswith(f"error: {path}: is damaged: its md5 is wrong — ")
+    assert not (cifar100_root / "sprung").exists()
+
+
+class Trap:
+    """What a hostile pickle is: it makes a folder when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
