@@ -14,7 +14,7 @@ from normlab.data.digits import TEN_DIGITS
 from normlab.data.downloads import download as download_file
 from normlab.data.downloads import md5_of
 from normlab.data.images import Dataset, Images
-from normlab.data.originals import damaged, fetch, unreadable
+from normlab.data.originals import damaged, fetch, unreadable, ways_out
 from normlab.data.packing import PackWriter, content_digest, packed
 from normlab.data.pixels import Pixels
 from normlab.settings import PositiveInt
@@ -109,7 +109,7 @@ def fetch_idx(source: IdxSource, root: Path, allowed: bool) -> list[Path]:
         for name in missing():
             if _gzipped(raw / name).is_file():
                 raise damaged(_gzipped(raw / name), "its md5 is wrong")
-    fetch(raw, root, missing, bring if allowed else None, f"{source.folder}/raw/", source.address)
+    fetch(raw, root, missing, bring if allowed else None, ways_out(source.address, f"{source.folder}/raw/"))
     return [raw / name if (raw / name).is_file() else _gzipped(raw / name) for name in source.files]
 
 

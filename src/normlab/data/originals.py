@@ -48,7 +48,8 @@ def fetch_archive(archive: Archive, root: Path, allowed: bool) -> list[Path]:
             download([archive.address], packed, archive.md5)
         unpack(packed, archive.folder, archive.files)
 
-    fetch(folder, root, missing, bring if allowed or packed.is_file() else None, f"{archive.folder}/", archive.address)
+    remedy = ways_out(archive.address, f"{archive.folder}/")
+    fetch(folder, root, missing, bring if allowed or packed.is_file() else None, remedy)
     return [folder / name for name in archive.files]
 
 
@@ -57,12 +58,11 @@ def fetch(
     root: Path,
     missing: Callable[[], list[str]],
     bring: Callable[[], None] | None,
-    layout: str,
-    address: str,
+    remedy: str,
 ) -> None:
     """See to it that nothing is missing in `folder`; `bring`, if it is given, is called under a lock of `root`.
 
-    Raises DataError, with the layout expected under `root` and the ways out, if something is still missing.
+    Raises DataError, with the remedy, if something is still missing.
     """
     failure = "dataset.download is false"
     if missing() and bring is not None:
@@ -78,11 +78,15 @@ def fetch(
             raise unwritable(root, error) from error
     if lacking := missing():
         because = f", and {failure}" if failure else ""
-        remedy = (
-            f"put the files of {address} there, set dataset.root (or NORMLAB_DATA) to a folder that holds {layout}, "
-            "or use dataset=digits, which needs none"
-        )
         raise DataError(str(folder), f"lacks {', '.join(lacking)}{because}", remedy)
+
+
+def ways_out(address: str, layout: str) -> str:
+    """Return what a person can do who lacks the files of `address`, in whose root there should be `layout`."""
+    return (
+        f"put the files of {address} there, set dataset.root (or NORMLAB_DATA) to a folder that holds {layout}, "
+        "or use dataset=digits, which needs none"
+    )
 
 
 def unpack(archive: Path, folder: str, names: Collection[str]) -> None:
