@@ -13,11 +13,13 @@ import pytest
 import torchvision
 
 from normlab.data import digits as embedded
+from normlab.data import stacked_mnist as stacked
 from normlab.data.cifar import cifar10, cifar100
 from normlab.data.digits import digits
 from normlab.data.images import Dataset
 from normlab.data.mnist import MNIST, fashion_mnist, mnist
 from normlab.data.sources import DATASETS
+from normlab.data.stacked_mnist import stacked_mnist
 from normlab.data.stl10 import stl10
 from normlab.errors import DataError
 from normlab.settings import Misfit
@@ -168,7 +170,7 @@ def test_a_half_present_mnist_says_which_files_it_lacks(raw: Path, asked: list[s
     assert asked == []
 
 
-@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10, cifar100, stl10])
+@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10, cifar100, stl10, stacked_mnist])
 def test_an_unreachable_network_is_one_line_and_nothing_on_stdout(
     source: Any, tmp_path: Path, asked: list[str], capfd: pytest.CaptureFixture[str]
 ):
@@ -179,7 +181,7 @@ def test_an_unreachable_network_is_one_line_and_nothing_on_stdout(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10, cifar100, stl10])
+@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10, cifar100, stl10, stacked_mnist])
 def test_without_download_a_missing_data_set_leaves_no_folder(source: Any, tmp_path: Path, asked: list[str]):
     assert "and dataset.download is false" in refusal(source, tmp_path / "data", download=False)
     assert not (tmp_path / "data").exists()
@@ -230,6 +232,56 @@ def test_images_and_labels_must_be_as_many(raw: Path):
     raw.rename(folder)
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(9, np.uint8)))
     assert "t10k-images-idx3-ubyte: is damaged" in refusal(fashion_mnist, raw.parents[1])
+
+
+def test_stacked_mnist_has_three_digits_in_three_channels_and_the_mode_as_label(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stacked, "TRAIN", 2500)
+    monkeypatch.setattr(stacked, "HELD_OUT", 500)
+    dataset = stacked_mnist(root=str(raw.parents[1]), download=False)
+    single = mnist(root=str(raw.parents[1]), download=False)
+    for images, digits_, name in (
+        (dataset.train, single.train, "train"),
+        (dataset.held_out, single.held_out, "held_out"),
+    ):
+        chosen = stacked.draw(name, len(digits_), len(images))
+        assert images.labels is not None
+        assert digits_.labels is not None
+        for number in (0, 1, 499, len(images) - 1):
+            red, green, blue = chosen[number]
+            expected = np.concatenate([digits_.pixels[red], digits_.pixels[green], digits_.pixels[blue]])
+            assert np.array_equal(images.pixels[number], expected)
+            assert images.labels[number] == int("".join(str(digits_.labels[digit]) for digit in chosen[number]))
+    assert dataset.image_shape == (3, 32, 32)
+    assert dataset.class_names is not None
+    assert dataset.class_names[42] == "042"
+
+
+def test_the_draw_of_stacked_mnist_is_fixed():
+    first = stacked.draw("train", 60_000, 128_000)
+    assert np.array_equal(first, stacked.draw("train", 60_000, 128_000))
+    assert first[:2].tolist() == [[30177, 13669, 57964], [38298, 21580, 49777]]
+    assert not np.array_equal(first[:26_000], stacked.draw("held_out", 60_000, 26_000))
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("NORMLAB_DATA", "/nowhere")) / "MNIST" / "raw").is_dir(),
+    reason="NORMLAB_DATA names no folder with MNIST",
+)
+@pytest.mark.slow
+def test_stacked_mnist_of_the_real_digits_has_a_thousand_modes():
+    dataset = stacked_mnist(root=os.environ["NORMLAB_DATA"], download=False)
+    assert (len(dataset.train), len(dataset.held_out)) == (128_000, 26_000)
+    single = mnist(root=os.environ["NORMLAB_DATA"], download=False)
+    for images, digits_ in ((dataset.train, single.train), (dataset.held_out, single.held_out)):
+        assert images.labels is not None
+        assert digits_.labels is not None
+        shares = np.bincount(digits_.labels) / len(digits_)
+        expected = len(images) * np.einsum("a,b,c->abc", shares, shares, shares).ravel()
+        counts = np.bincount(images.labels, minlength=1000)
+        assert counts.min() > 0
+        assert np.abs(counts - expected).max() < 5 * np.sqrt(expected.max())
 
 
 @pytest.fixture
