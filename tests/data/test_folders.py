@@ -58,6 +58,15 @@ def test_class_folders_give_labels_by_sorted_name(root: Path):
         assert images.labels.tolist() == [number % 2 for number in shown]
 
 
+def test_images_outside_the_splits_are_counted_in_a_note(root: Path):
+    for name in ("train/1.png", "train/2.png", "test/3.png", "val/4.png", "5.png"):
+        put(root, name)
+    for streamed in (False, True):
+        assert (
+            image_folder(root=str(root), streamed=streamed).notes[0] == "2 images outside train/ and test/ are not used"
+        )
+
+
 @pytest.mark.parametrize("test", ["test", "val"])
 def test_train_and_test_folders_are_the_splits(root: Path, test: str):
     for number in range(4):

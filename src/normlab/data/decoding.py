@@ -1,6 +1,8 @@
 """Image files of any format to pixels, one at a time or a whole data set into a pack."""
 
 import struct
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple, NoReturn, TypeVar
@@ -16,7 +18,10 @@ from normlab.errors import Complaint, DataError, NormlabError
 
 MOST_COMPLAINTS = 10
 # What Pillow and zipfile raise on damaged files, depending on their format.
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+UNDECODABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
 
 File = TypeVar("File")
 

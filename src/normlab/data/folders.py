@@ -44,6 +44,13 @@ class Listing:
         splits = f"{self.train[0].parts[0]}/ and {self.held_out[0].parts[0]}/"
         return (f"{self.unused} images outside {splits} are not used",)
 
+    @property
+    def splits(self) -> dict[str, tuple[tuple[Path, ...], Labels | None]]:
+        """The files of each split and their labels."""
+        return {
+            name: (files, self.labels(files)) for name, files in (("train", self.train), ("held_out", self.held_out))
+        }
+
     def labels(self, files: Sequence[Path]) -> Labels | None:
         """Return the class of each file, int64 [n], or None where there are no classes."""
         if self.class_names is None:
@@ -135,7 +142,8 @@ def _refuse_nested(root: Path, files: Sequence[Path]) -> None:
     for name in sorted({first for first, _ in second}):
         if (name, "train") in second and any((name, test) in second for test in TEST_FOLDERS):
             problem = f"'{root}' holds a data set in '{name}', with its own train and test folders"
-            raise DataError("dataset.root", problem, f"give dataset.root={root / name}")
+            remedy = f"give dataset.root={root / name}" if root.is_dir() else f"pack '{name}' by itself"
+            raise DataError("dataset.root", problem, remedy)
 
 
 def _listing(root: Path, train: Sequence[Path], held_out: Sequence[Path], depth: int, unused: int = 0) -> Listing:

@@ -9,7 +9,7 @@ from PIL import Image
 from normlab.data.catalogue import DATASETS, WORKERS, ImageSize, Workers, from_pack, from_streams
 from normlab.data.conversion import to_pixels
 from normlab.data.decoding import Decoded, decode, pack_images
-from normlab.data.folders import Listing, list_folder
+from normlab.data.folders import list_folder
 from normlab.data.images import Dataset, Images
 from normlab.data.packing import FORMAT, PackWriter, content_digest, packed
 from normlab.data.pixels import Pixels, StreamedPixels
@@ -39,29 +39,26 @@ def image_folder(
     digest = content_digest(listing.root, listing.files)
     if streamed:
         train, held_out = (
-            _streamed(listing, files, image_size, channels, workers) for files in (listing.train, listing.held_out)
+            Images(_streamed(listing.root, files, image_size, channels, workers), labels)
+            for files, labels in listing.splits.values()
         )
         source = f"image_folder format {FORMAT} files {digest} size {image_size} channels {channels}"
         return from_streams("image_folder", train, held_out, listing.class_names, source, limit, flip, listing.notes)
 
     def fill(writer: PackWriter) -> None:
-        splits = {
-            name: (files, listing.labels(files))
-            for name, files in (("train", listing.train), ("held_out", listing.held_out))
-        }
         read = partial(_read, listing.root, image_size, channels)
         shape = (channels, image_size, image_size)
-        pack_images(writer, splits, read, shape, listing.class_names, listing.notes)
+        pack_images(writer, listing.splits, read, shape, listing.class_names, listing.notes)
 
     pack = packed("image_folder", digest, {"image_size": image_size, "channels": channels}, fill)
     return from_pack("image_folder", pack, limit, flip)
 
 
-def _streamed(listing: Listing, files: tuple[Path, ...], size: int, channels: int, workers: int) -> Images:
+def _streamed(root: Path, files: tuple[Path, ...], size: int, channels: int, workers: int) -> StreamedPixels:
     def read(number: int) -> Pixels:
-        return _read(listing.root, size, channels, files[number]).pixels
+        return _read(root, size, channels, files[number]).pixels
 
-    return Images(StreamedPixels(len(files), (channels, size, size), read, workers), listing.labels(files))
+    return StreamedPixels(len(files), (channels, size, size), read, workers)
 
 
 def _read(root: Path, size: int, channels: int, file: Path) -> Decoded:
