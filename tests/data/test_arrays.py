@@ -169,7 +169,7 @@ def test_channels_are_as_asked_or_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_images_are_refused(tmp_path: Path, count: int) -> None:
-    assert f"holds {count} images — give at least two" in refusal(saved(tmp_path, GREY[:count]))
+    assert f"holds {count} images — give at least 2" in refusal(saved(tmp_path, GREY[:count]))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,19 @@ def test_too_few_images_are_refused(tmp_path: Path, count: int) -> None:
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
     path = zipped_arrays(tmp_path, images=GREY, labels=labels)
     assert refusal(path).startswith(f"error: {path}[images]: has 50 images, but labels {labels.dtype} of shape ")
+
+
+def test_a_single_held_out_image_and_a_single_number_do_not_mislead(tmp_path: Path) -> None:
+    content = {"x_train": GREY[:5], "x_test": GREY[5:6], "y_train": NUMBERS[:5], "y_test": NUMBERS[:1]}
+    dataset = arrays(root=str(zipped_arrays(tmp_path, **content, class_names=np.array("a"))))
+    assert (len(dataset.train), len(dataset.held_out), dataset.class_names) == (5, 1, ("0", "1", "2", "3", "4"))
+    assert "has the shape []" in refusal_of_other(tmp_path, images=np.uint8(3), labels=NUMBERS)
+
+
+def refusal_of_other(tmp_path: Path, **content: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        arrays(root=str(zipped_arrays(tmp_path, **content)))
+    return str(caught.value)
 
 
 def test_an_npz_file_without_images_says_what_it_holds(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from normlab.data import celeba as module
 from normlab.data.celeba import celeba
 from normlab.data.downloads import md5_of
 from normlab.errors import DataError
+from tests.conftest import Command
 
 PARTS = [0, 0, 1, 2, 0, 2, 1, 0]
 
@@ -170,3 +171,9 @@ def test_what_gdown_fetches_is_checked(folder: Path, monkeypatch: pytest.MonkeyP
     published = [("id", md5_of(sent), "img_align_celeba.zip")]
     monkeypatch.setattr(torchvision.datasets.CelebA, "file_list", published)
     assert celeba(root=str(folder.parent)).fingerprint == before
+
+
+def test_the_command_line_trains_on_it(folder: Path, normlab: Command, outputs: Path) -> None:
+    words = ("architecture.width=4", "train.batch_size=2", "train.until=2 steps", "evaluation=none", "device=cpu")
+    trained = normlab("train", "dataset=celeba", f"dataset.root={folder.parent}", *words)
+    assert trained.exit_code == 0, trained.stderr

@@ -15,6 +15,7 @@ from normlab.data.lsun import lsun_bedroom
 from normlab.data.packing import cache_folder
 from normlab.data.pixels import StreamedPixels
 from normlab.errors import DataError
+from tests.conftest import Command
 
 lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed (pip install 'normlab[lsun]')")
 
@@ -137,3 +138,9 @@ def test_an_image_that_cannot_be_decoded_is_named_by_its_key(root: Path) -> None
 def test_without_lmdb_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lmdb", None)
     assert "lsun_bedroom needs the package lmdb — run: pip install 'normlab[lsun]'" in refusal(root)
+
+
+def test_the_command_line_trains_on_it(root: Path, normlab: Command, outputs: Path) -> None:
+    words = ("architecture.width=4", "train.batch_size=2", "train.until=2 steps", "evaluation=none", "device=cpu")
+    trained = normlab("train", "dataset=lsun_bedroom", f"dataset.root={root}", *words)
+    assert trained.exit_code == 0, trained.stderr

@@ -14,6 +14,7 @@ from torchvision.datasets import STL10
 from normlab.data.conversion import resized
 from normlab.data.stl10 import stl10
 from normlab.errors import DataError
+from tests.conftest import Command
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +94,9 @@ def test_the_archive_is_unpacked_without_the_network(root: Path, monkeypatch: py
     before = stl10(root=str(root), download=False).fingerprint
     (root / "stl10_binary" / "unlabeled_X.bin").unlink()
     assert stl10(root=str(root), download=False).fingerprint == before
+
+
+def test_the_command_line_trains_on_it(root: Path, normlab: Command, outputs: Path) -> None:
+    words = ("architecture.width=4", "train.batch_size=2", "train.until=2 steps", "evaluation=none", "device=cpu")
+    trained = normlab("train", "dataset=stl10", f"dataset.root={root}", *words)
+    assert trained.exit_code == 0, trained.stderr

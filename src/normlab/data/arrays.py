@@ -125,6 +125,8 @@ def _pack_arrays(path: Path, writer: PackWriter, size: int, channels: int | None
         parts, class_names = _load(path)
     channels = channels or int(parts[0].images.shape[1])
     for where, images, _ in parts:
+        if len(images) < (least := 3 - len(parts)):  # of one array some are held out
+            raise DataError(where, f"holds {len(images)} images", f"give at least {least}")
         if images.shape[1] != channels:
             remedy = "give all images the same number of channels, and dataset.channels that number or null"
             raise DataError(where, f"has {images.shape[1]} channels, not {channels}", remedy)
@@ -184,7 +186,7 @@ def _classes(parts: list[Part], class_names: Array | None) -> tuple[dict[str, La
         return None, None
     values = np.unique(np.concatenate(given))
     labels = {where: np.searchsorted(values, own).astype(np.int64) for where, _, own in parts if own is not None}
-    if class_names is not None and values[0] >= 0 and values[-1] < len(class_names):
+    if class_names is not None and class_names.ndim == 1 and values[0] >= 0 and values[-1] < len(class_names):
         return labels, [str(class_names[value]) for value in values]
     return labels, [str(value) for value in values]
 
@@ -216,14 +218,12 @@ def _scale(parts: list[Part]) -> Scale | None:
 
 
 def _part(where: str, images: Array, labels: Array | None) -> Part:
+    images = _channels_first(where, images)
     if labels is not None:
         labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
             problem = f"has {len(images)} images, but labels {labels.dtype} of shape {list(labels.shape)}"
             raise DataError(where, problem, "give a whole number for each image, or no labels")
-    images = _channels_first(where, images)
-    if len(images) < 2:
-        raise DataError(where, f"holds {len(images)} images", "give at least two")
     return Part(where, images, labels)
 
 
@@ -235,9 +235,8 @@ def _channels_first(where: str, images: Array) -> Array:
     if images.ndim == 4 and 0 not in shape[1:]:
         last, first = shape[3] in (1, 3), shape[1] in (1, 3)
         if first and last:
-            raise DataError(
-                where, f"has the shape {shape}: the channels may stand first or last", "give it as uint8 files"
-            )
+            problem = f"has the shape {shape}, whose channels may stand first or last"
+            raise DataError(where, problem, "save the images as files and use dataset=image_folder")
         if last:
             return images.transpose(0, 3, 1, 2)
         if first:
