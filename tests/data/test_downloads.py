@@ -30,6 +30,7 @@ class Server(ThreadingHTTPServer):
     cuts: list[int]  # after how many bytes of the file the coming answers break off
     ranges = True  # whether it knows partial content
     pause = 0.0  # seconds before an answer
+    silence = 0.0  # seconds before the end of an answer that breaks off
     starts: list[int]  # from which byte on each answer sent the file
 
     @property
@@ -56,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         end = server.cuts.pop(0) if server.cuts else len(server.content)
         self.wfile.write(server.content[start:end])
+        if end < len(server.content):
+            time.sleep(server.silence)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -104,6 +107,26 @@ def test_what_an_earlier_process_left_is_gone_on_with(server: Server, path: Path
     download([server.address], path, MD5)
     assert path.read_bytes() == CONTENT
     assert server.starts == [1234]
+
+
+def fetch_file(address: str, path: Path) -> None:
+    download([address], path, MD5)
+
+
+def test_a_killed_download_is_gone_on_with(server: Server, path: Path) -> None:
+    server.cuts, server.silence = [200_000], 2
+    child = multiprocessing.get_context("fork").Process(target=fetch_file, args=(server.address, path))
+    child.start()
+    partial, deadline = path.parent / "file.bin.partial", time.monotonic() + 10
+    while (not partial.is_file() or partial.stat().st_size < 100_000) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+    assert not path.exists()
+    download([server.address], path, MD5)
+    assert path.read_bytes() == CONTENT
+    assert server.starts[0] == 0
+    assert server.starts[1] >= 100_000
 
 
 def test_a_whole_file_that_was_never_renamed_is_not_fetched_again(server: Server, path: Path) -> None:
@@ -186,6 +209,15 @@ def test_a_disk_without_room_is_found_before_the_first_byte(
     with pytest.raises(ResourceError, match="needs 0 MB more, but there are 0 MB free — make room"):
         download([server.address], path, MD5)
     assert names(path) == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_matter_of_resources(server: Server, path: Path) -> None:
+    path.parent.write_text("a file stands where the folder should be")
+    with pytest.raises(ResourceError, match="cannot be written: file exists"):
+        download([server.address], path, MD5)
+    archive = Archive(server.address, MD5, "folder", {"a": ""})
+    with pytest.raises(ResourceError, match="cannot be written: file exists"):
+        fetch_archive(archive, path.parent, allowed=True)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """CelebA: the aligned photographs and the official partition, unpacked or fetched where allowed, counted and read."""
 
 import importlib.util
+import os
 import shutil
 import sys
 import zipfile
@@ -141,7 +142,7 @@ def _partition(path: Path) -> dict[str, list[str]]:
 def _require_all(folder: Path, count: int) -> None:
     """Raise DataError unless there are as many images as the partition has; which ones shows when they are read."""
     try:
-        found = sum(file.suffix == ".jpg" for file in folder.iterdir())
+        found = sum(name.endswith(".jpg") for name in os.listdir(folder))
     except OSError as error:
         raise unreadable(folder, error) from error
     if found != count:

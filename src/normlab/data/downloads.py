@@ -109,7 +109,7 @@ def _continue(address: str, partial: Path, start: int) -> bool:
         size = None if length is None else start + int(length)
         _require_room(partial, 0 if size is None else size - start)
         with _opened(partial, "ab" if start else "wb") as file, _bar(partial, start, size) as bar:
-            while block := response.read(BLOCK):
+            while block := response.read1(BLOCK):  # what there is, so that a kill loses little
                 with _writing(partial):
                     file.write(block)
                 bar.update(len(block))
