@@ -314,4 +314,6 @@ def test_an_archive_whose_members_point_elsewhere_writes_nothing_there(server: S
     archive = Archive(server.address, md5_of(packed), "folder", {"a": "", "b": "", "../../escaped": ""})
     with pytest.raises(DataError, match="lacks b"):
         fetch_archive(archive, tmp_path / "data", allowed=False)
+    with pytest.raises(DataError, match="lacks c"):
+        fetch_archive(Archive(server.address, md5_of(packed), "other", {"c": ""}), tmp_path / "data", allowed=False)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "x"]

@@ -101,6 +101,7 @@ def unpack(archive: Path, folder: str, names: Collection[str]) -> None:
         with tarfile.open(archive) as content:
             members = [member for member in content if member.isfile() and PurePosixPath(member.name) in wanted]
             content.extractall(beside, members, filter="data")
+        (beside / folder).mkdir(parents=True, exist_ok=True)  # should nothing that is wanted have been in it
         move_into(beside / folder, archive.with_name(folder))
     except NOT_AN_ARCHIVE as error:
         raise damaged(archive, str(error)) from error
