@@ -1,5 +1,6 @@
 """CelebA on small files in its layout."""
 
+import errno
 import os
 import sys
 import types
@@ -14,7 +15,7 @@ from PIL import Image
 from normlab.data import celeba as module
 from normlab.data.celeba import celeba
 from normlab.data.downloads import md5_of
-from normlab.errors import DataError
+from normlab.errors import DataError, ResourceError
 from tests.conftest import Command
 
 PARTS = [0, 0, 1, 2, 0, 2, 1, 0]
@@ -160,6 +161,29 @@ def fake_gdown(monkeypatch: pytest.MonkeyPatch, sent: Path) -> None:
     gdown.__spec__ = types.SimpleNamespace()  # pyright: ignore
     gdown.download = download  # pyright: ignore
     monkeypatch.setitem(sys.modules, "gdown", gdown)
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (ImportError("No module named 'requests'"), DataError, "gdown failed: No module named 'requests' — put"),
+        (OSError("Max retries\nexceeded"), DataError, "gdown failed: Max retries exceeded — put"),
+        (OSError(errno.ENOSPC, "No space left on device"), ResourceError, "cannot be written: no space left on device"),
+    ],
+)
+def test_a_failure_of_gdown_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, kind: type[DataError], words: str
+) -> None:
+    def download(**_: object) -> None:
+        raise failure
+
+    fake_gdown(monkeypatch, folder)
+    monkeypatch.setattr(sys.modules["gdown"], "download", download)
+    (folder / "list_eval_partition.txt").unlink()
+    with pytest.raises(kind) as caught:
+        celeba(root=str(folder.parent))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_gdown_fetches_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """CelebA: the aligned photographs and the official partition, unpacked or fetched where allowed, counted and read."""
 
+import errno
 import importlib.util
 import os
 import shutil
@@ -73,30 +74,32 @@ def _fetch(folder: Path, allowed: bool) -> None:
         return [name for name, there in parts.items() if not there]
 
     def bring() -> None:
-        for name in (ZIP, PARTITION):
-            needed = not (folder / (FOLDER if name == ZIP else name)).exists()
-            if needed and not (folder / name).is_file():
-                if not allowed:
-                    raise DownloadFailed("dataset.download is false")
-                _download(folder / name)
+        if not (folder / PARTITION).is_file():
+            _download(folder / PARTITION, allowed)
         if not (folder / FOLDER).is_dir():
+            if not (folder / ZIP).is_file():
+                _download(folder / ZIP, allowed)
             _unpack(folder / ZIP)
 
     fetch(folder, folder, missing, bring if allowed or (folder / ZIP).is_file() else None, REMEDY)
 
 
-def _download(path: Path) -> None:
+def _download(path: Path, allowed: bool) -> None:
     """Fetch one of the published files from Google Drive, which often refuses; raise DownloadFailed if it does."""
+    if not allowed:
+        raise DownloadFailed("dataset.download is false")
     if importlib.util.find_spec("gdown") is None:
         raise DownloadFailed("fetching it takes the package gdown (pip install 'normlab[celeba]')")
     from torchvision.datasets import CelebA
 
     ((identifier, md5),) = [(identifier, md5) for identifier, md5, name in CelebA.file_list if name == path.name]
-    gdown: Any = importlib.import_module("gdown")
     arriving = path.with_name(f"{path.name}.partial")
     try:
+        gdown: Any = importlib.import_module("gdown")
         gdown.download(id=identifier, output=str(arriving), quiet=not sys.stderr.isatty(), resume=True)
     except Exception as error:  # it has a dozen of its own and passes on those of what it rests on
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise unwritable(path, error) from error
         raise DownloadFailed(f"gdown failed: {' '.join(str(error).split())}") from error
     if not arriving.is_file() or md5_of(arriving) != md5:
         arriving.unlink(missing_ok=True)
