@@ -127,12 +127,11 @@ def test_a_truncated_image_is_named(folder: Path) -> None:
 
 
 def zip_up(folder: Path) -> Path:
-    """Put the images into the published zip, which also holds a name that leads elsewhere, and take the folder away."""
+    """Put the images into the published zip and take the folder away."""
     packed = folder / "img_align_celeba.zip"
     with zipfile.ZipFile(packed, "w") as archive:
         for image in sorted((folder / "img_align_celeba").iterdir()):
             archive.write(image, f"img_align_celeba/{image.name}")
-        archive.writestr("../escaped.jpg", b"")
     (folder / "img_align_celeba").rename(folder.parents[1] / "before")
     return packed
 
@@ -142,6 +141,19 @@ def test_the_zip_is_unpacked_without_the_network(folder: Path) -> None:
     zip_up(folder)
     assert opened(folder).fingerprint == before
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["celeba"]
+
+
+def test_a_zip_with_a_name_that_leads_elsewhere_is_refused(folder: Path) -> None:
+    packed = zip_up(folder)
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("img_align_celeba/../../escaped.jpg", b"")
+    assert refusal(folder).startswith(
+        f"error: {packed}['img_align_celeba/../../escaped.jpg']: leads out of the archive"
+    )
+    assert sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".normlab")) == [
+        "img_align_celeba.zip",
+        "list_eval_partition.txt",
+    ]
 
 
 def test_a_damaged_zip_leaves_no_folder(folder: Path) -> None:

@@ -21,6 +21,7 @@ from normlab.data.downloads import DownloadFailed, md5_of
 from normlab.data.images import Dataset
 from normlab.data.originals import damaged, fetch, move_into, unreadable
 from normlab.data.packing import PackWriter, content_digest, packed
+from normlab.data.zipped import require_sound
 from normlab.errors import DataError
 from normlab.outputs.atomic import unwritable
 from normlab.settings import PositiveInt, Range
@@ -113,7 +114,7 @@ def _unpack(archive: Path) -> None:
     try:
         shutil.rmtree(beside, ignore_errors=True)
         with zipfile.ZipFile(archive) as content:
-            # zipfile itself takes care that no name leads out of the folder.
+            require_sound(archive, content)
             members = [name for name in content.namelist() if name.startswith(f"{FOLDER}/") and name.endswith(".jpg")]
             content.extractall(beside, members)
         (beside / FOLDER).mkdir(parents=True, exist_ok=True)
