@@ -28,5 +28,5 @@ lint: $(READY) ## format, lint and types
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev,cluster]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)

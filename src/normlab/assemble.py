@@ -279,7 +279,7 @@ def _schedule(config: OptimizerConfig, pace: Pace, until: Length) -> Any:
 
 def _check_networks(config: RunConfig) -> list[Complaint]:
     """Let the architecture, the image size and the techniques meet where no weight takes memory."""
-    size = config.dataset.params.get("image_size", 32)
+    size = DATASETS.complete(config.dataset.name, config.dataset.params).get("image_size", 32)
     try:
         ARCHITECTURES.build(config.architecture.name, config.architecture.params, (3, size, size))
     except Misfit as misfit:
