@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint
+.PHONY: help demo test faults check lint
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -14,6 +14,9 @@ demo: $(READY) ## compare three normalizations on the embedded digits (a few min
 
 test: $(READY) ## run every test (about 5 minutes of 2 cores)
 	$(BIN)/pytest -n 2 -m ''
+
+faults: $(READY) ## kill, damage and mislead it some 1,300 times; goes on where it stopped (45 minutes of 2 cores)
+	$(BIN)/python -m tests.faults
 
 check: lint ## format, lint, types and the fast tests (a minute or two)
 	$(BIN)/pytest -n 2

@@ -252,7 +252,7 @@ class BareLoop:
     def __init__(self, settings: RunConfig, step: Step) -> None:
         width = int(settings.architecture.params["width"])
         self.batch_size = settings.train.batch_size
-        self.pixels = torch.from_numpy(step.real.images.pixels.copy())
+        self.pixels = torch.tensor(step.real.images.pixels[:])
         self.generator = plain_generator(width)
         self.discriminator = plain_discriminator(width, settings.normalization.discriminator.name)
         copy_weights(step.state.generator, self.generator)

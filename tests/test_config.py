@@ -109,6 +109,12 @@ TELLING += "|normalization=layer|normalization.discriminator.power_iterations=2|
 TELLING += "|optimizer.lr=1e-3|optimizer.generator.lr=1e-3|optimizer.schedule=linear|evaluation.samples=100"
 
 
+def test_workers_do_not_change_the_folder_and_streaming_does() -> None:
+    plain = name("dataset=image_folder")
+    assert name("dataset=image_folder", "dataset.workers=9") == plain
+    assert name("dataset=image_folder", "dataset.streamed=true") != plain
+
+
 @pytest.mark.parametrize("word", f"{FREE}|{AT_DEFAULT}".split("|"))
 def test_what_does_not_change_the_result_does_not_change_the_folder(word: str) -> None:
     assert name(word) == name()

@@ -234,7 +234,9 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
             step.state.load_state_dict(newest.state)
         except ValueError as error:
             remedy = "fresh=true starts over; the old folder is set aside"
-            raise CheckpointError(str(checkpoints.file(newest.step)), f"is of another run: {error}", remedy) from None
+            raise CheckpointError(
+                str(checkpoints.file(newest.step)), f"does not fit this run: {error}", remedy
+            ) from None
     pace = pace_of(config, len(dataset.train))
     return Trainer(
         step=step,
@@ -277,7 +279,7 @@ def _schedule(config: OptimizerConfig, pace: Pace, until: Length) -> Any:
 
 def _check_networks(config: RunConfig) -> list[Complaint]:
     """Let the architecture, the image size and the techniques meet where no weight takes memory."""
-    size = config.dataset.params.get("image_size", 32)
+    size = DATASETS.complete(config.dataset.name, config.dataset.params).get("image_size", 32)
     try:
         ARCHITECTURES.build(config.architecture.name, config.architecture.params, (3, size, size))
     except Misfit as misfit:

@@ -16,6 +16,7 @@ VERBS = {
     "list": "show every part there is, its parameters and defaults",
     "sample": "draw images from a trained generator",
     "verify": "check the checkpoints of a run",
+    "clean": "drop from finished runs what only further training would need",
 }
 
 USAGE = """usage: normlab VERB ...

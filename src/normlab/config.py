@@ -152,7 +152,7 @@ PARTS = {
 # Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
     *("every", "train.until", "train.time_limit", "device", "threads", "debug"),
-    *("dataset.root", "dataset.download", "evaluation.weights"),
+    *("dataset.root", "dataset.download", "dataset.workers", "evaluation.weights"),
 )
 # Settings that choose the folder, or say how a run is started.
 STARTED = ("resume", "allow_changes", "fresh", "on_error")

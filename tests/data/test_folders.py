@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from normlab.data.folders import hold_out, list_folder
+from normlab.data.image_folder import image_folder
 from normlab.data.images import Dataset
-from normlab.data.sources import image_folder
 from normlab.errors import DataError
 
 
@@ -56,6 +56,15 @@ def test_class_folders_give_labels_by_sorted_name(root: Path):
     for images, shown in zip((dataset.train, dataset.held_out), colours(dataset), strict=True):
         assert images.labels is not None
         assert images.labels.tolist() == [number % 2 for number in shown]
+
+
+def test_images_outside_the_splits_are_counted_in_a_note(root: Path):
+    for name in ("train/1.png", "train/2.png", "test/3.png", "val/4.png", "5.png"):
+        put(root, name)
+    for streamed in (False, True):
+        assert (
+            image_folder(root=str(root), streamed=streamed).notes[0] == "2 images outside train/ and test/ are not used"
+        )
 
 
 @pytest.mark.parametrize("test", ["test", "val"])
@@ -139,7 +148,7 @@ def test_a_second_start_decodes_nothing_and_says_the_same(root: Path, monkeypatc
     for number in range(3):
         put(root, f"{number}.png", number, "L")
     first = image_folder(root=str(root))
-    monkeypatch.setattr("normlab.data.folders._decode", lambda *_, **__: pytest.fail("an image was decoded again"))
+    monkeypatch.setattr("normlab.data.image_folder.decode", lambda *_, **__: pytest.fail("an image was decoded again"))
     second = image_folder(root=str(root))
     assert (second.fingerprint, second.notes) == (first.fingerprint, first.notes)
     assert first.notes

@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 import torchvision
 
-from normlab.data import originals
+from normlab.data import digits as embedded
+from normlab.data import stacked_mnist as stacked
+from normlab.data.cifar import cifar10, cifar100
+from normlab.data.digits import digits
 from normlab.data.images import Dataset
-from normlab.data.originals import MNIST
-from normlab.data.sources import DATASETS, cifar10, digits, fashion_mnist, mnist
+from normlab.data.mnist import MNIST, fashion_mnist, mnist
+from normlab.data.sources import DATASETS
+from normlab.data.stacked_mnist import stacked_mnist
+from normlab.data.stl10 import stl10
 from normlab.errors import DataError
 from normlab.settings import Misfit
 
@@ -107,7 +112,7 @@ def test_digits_are_1437_and_360_grey_images_of_every_class():
 def test_the_embedded_digits_are_those_of_scikit_learn():
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
     pixels, labels = datasets.load_digits(return_X_y=True)
-    with np.load(Path(originals.__file__).with_name("digits.npz")) as content:
+    with np.load(Path(embedded.__file__).with_name("digits.npz")) as content:
         assert np.array_equal(content["values"].reshape(-1, 64), pixels)
         assert np.array_equal(content["labels"], labels)
 
@@ -165,7 +170,7 @@ def test_a_half_present_mnist_says_which_files_it_lacks(raw: Path, asked: list[s
     assert asked == []
 
 
-@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10])
+@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10, cifar100, stl10, stacked_mnist])
 def test_an_unreachable_network_is_one_line_and_nothing_on_stdout(
     source: Any, tmp_path: Path, asked: list[str], capfd: pytest.CaptureFixture[str]
 ):
@@ -176,7 +181,7 @@ def test_an_unreachable_network_is_one_line_and_nothing_on_stdout(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10])
+@pytest.mark.parametrize("source", [mnist, fashion_mnist, cifar10, cifar100, stl10, stacked_mnist])
 def test_without_download_a_missing_data_set_leaves_no_folder(source: Any, tmp_path: Path, asked: list[str]):
     assert "and dataset.download is false" in refusal(source, tmp_path / "data", download=False)
     assert not (tmp_path / "data").exists()
@@ -227,6 +232,56 @@ def test_images_and_labels_must_be_as_many(raw: Path):
     raw.rename(folder)
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(9, np.uint8)))
     assert "t10k-images-idx3-ubyte: is damaged" in refusal(fashion_mnist, raw.parents[1])
+
+
+def test_stacked_mnist_has_three_digits_in_three_channels_and_the_mode_as_label(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stacked, "TRAIN", 2500)
+    monkeypatch.setattr(stacked, "HELD_OUT", 500)
+    dataset = stacked_mnist(root=str(raw.parents[1]), download=False)
+    single = mnist(root=str(raw.parents[1]), download=False)
+    for images, digits_, name in (
+        (dataset.train, single.train, "train"),
+        (dataset.held_out, single.held_out, "held_out"),
+    ):
+        chosen = stacked.draw(name, len(digits_), len(images))
+        assert images.labels is not None
+        assert digits_.labels is not None
+        for number in (0, 1, 499, len(images) - 1):
+            red, green, blue = chosen[number]
+            expected = np.concatenate([digits_.pixels[red], digits_.pixels[green], digits_.pixels[blue]])
+            assert np.array_equal(images.pixels[number], expected)
+            assert images.labels[number] == int("".join(str(digits_.labels[digit]) for digit in chosen[number]))
+    assert dataset.image_shape == (3, 32, 32)
+    assert dataset.class_names is not None
+    assert dataset.class_names[42] == "042"
+
+
+def test_the_draw_of_stacked_mnist_is_fixed():
+    first = stacked.draw("train", 60_000, 128_000)
+    assert np.array_equal(first, stacked.draw("train", 60_000, 128_000))
+    assert first[:2].tolist() == [[30177, 13669, 57964], [38298, 21580, 49777]]
+    assert not np.array_equal(first[:26_000], stacked.draw("held_out", 60_000, 26_000))
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("NORMLAB_DATA", "/nowhere")) / "MNIST" / "raw").is_dir(),
+    reason="NORMLAB_DATA names no folder with MNIST",
+)
+@pytest.mark.slow
+def test_stacked_mnist_of_the_real_digits_has_a_thousand_modes():
+    dataset = stacked_mnist(root=os.environ["NORMLAB_DATA"], download=False)
+    assert (len(dataset.train), len(dataset.held_out)) == (128_000, 26_000)
+    single = mnist(root=os.environ["NORMLAB_DATA"], download=False)
+    for images, digits_ in ((dataset.train, single.train), (dataset.held_out, single.held_out)):
+        assert images.labels is not None
+        assert digits_.labels is not None
+        shares = np.bincount(digits_.labels) / len(digits_)
+        expected = len(images) * np.einsum("a,b,c->abc", shares, shares, shares).ravel()
+        counts = np.bincount(images.labels, minlength=1000)
+        assert counts.min() > 0
+        assert np.abs(counts - expected).max() < 5 * np.sqrt(expected.max())
 
 
 @pytest.fixture
@@ -296,3 +351,59 @@ def test_the_real_mnist_has_its_known_counts():
     assert np.bincount(dataset.held_out.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert dataset.train.pixels.shape == (60_000, 1, 32, 32)
     assert round(dataset.train.pixels.mean() * (32 / 28) ** 2 / 255, 4) == 0.1307
+
+
+@pytest.fixture
+def cifar100_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with a small train and test file in the format of CIFAR-100, whose checksums are those expected."""
+    folder = tmp_path / "data" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+
+    def part(count: int) -> dict[str, Any]:
+        pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
+        return {"data": pixels, "fine_labels": list(range(count)), "coarse_labels": [7] * count}
+
+    contents: dict[str, Any] = {
+        "train": part(5),
+        "test": part(2),
+        "meta": {"fine_label_names": ["apple", "fish", "baby", "bear", "beaver"], "coarse_label_names": ["all"]},
+    }
+    checksums: dict[str, str] = {}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        checksums[name] = md5(pickle.dumps(content))
+    original = torchvision.datasets.CIFAR100
+    monkeypatch.setattr(original, "train_list", [["train", checksums["train"]]])
+    monkeypatch.setattr(original, "test_list", [["test", checksums["test"]]])
+    monkeypatch.setattr(original, "meta", original.meta | {"md5": checksums["meta"]})
+    return tmp_path / "data"
+
+
+def test_cifar100_has_the_fine_labels(cifar100_root: Path, asked: list[str]):
+    dataset = cifar100(root=str(cifar100_root))
+    with (cifar100_root / "cifar-100-python" / "train").open("rb") as file:
+        expected = pickle.load(file)["data"].reshape(5, 3, 32, 32)
+    assert np.array_equal(dataset.train.pixels, expected)
+    assert dataset.train.labels is not None
+    assert dataset.train.labels.tolist() == [0, 1, 2, 3, 4]
+    assert (dataset.class_names, len(dataset.held_out)) == (("apple", "fish", "baby", "bear", "beaver"), 2)
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_a_damaged_cifar100_file_is_named_and_never_unpickled(cifar100_root: Path, name: str):
+    path = cifar100_root / "cifar-100-python" / name
+    path.write_bytes(pickle.dumps(Trap(cifar100_root / "sprung")))
+    assert refusal(cifar100, cifar100_root).startswith(f"error: {path}: is damaged: its md5 is wrong — ")
+    assert not (cifar100_root / "sprung").exists()
+
+
+class Trap:
+    """What a hostile pickle is: it makes a folder when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)

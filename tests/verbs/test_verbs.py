@@ -77,6 +77,37 @@ def test_verify_speaks_json_with_the_digest_alone_on_demand(normlab: Command, ru
     assert normlab("verify", "--digest-only", str(run)).stdout == described["digest"] + "\n"
 
 
+def test_clean_drops_the_optimizers_of_a_finished_run_which_cannot_be_extended_then(
+    normlab: Command, run: Path
+) -> None:
+    sampled = normlab("sample", str(run), "--out", "before.png")
+    size = sum(file.stat().st_size for file in (run / "checkpoints").iterdir())
+    cleaned = normlab("clean", str(run), "--json")
+    again = normlab("clean", str(run), "--json")
+    assert (sampled.exit_code, cleaned.exit_code, again.exit_code) == (0, 0, 0), cleaned.stderr
+    (row,) = json.loads(cleaned.stdout)["runs"]
+    left = sum(file.stat().st_size for file in (run / "checkpoints").iterdir())
+    # The manifests' sizes change by a digit or two.
+    assert row["freed_bytes"] == pytest.approx(size - left, abs=100)
+    assert left < 0.75 * size
+    assert json.loads(again.stdout)["runs"][0]["freed_bytes"] == 0
+
+    assert normlab("verify", str(run)).exit_code == 0
+    assert normlab("sample", str(run), "--out", "after.png").exit_code == 0
+    assert Path("before.png").read_bytes() == Path("after.png").read_bytes()
+    extended = normlab("train", f"resume={run}", "train.until=9 steps")
+    assert extended.exit_code == 4
+    assert "it was cleaned of what training needs" in extended.stderr
+
+
+def test_clean_refuses_a_run_that_has_not_ended(normlab: Command, run: Path) -> None:
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "state": "stopped"}))
+    refused = normlab("clean", str(run))
+    assert refused.exit_code == 2
+    assert "the run is stopped" in refused.stderr
+
+
 def test_sample_draws_the_same_images_from_a_run_and_from_its_exported_generator(
     normlab: Command, run: Path, tmp_path: Path
 ) -> None:

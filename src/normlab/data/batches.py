@@ -1,15 +1,19 @@
 """The endless stream of real images that a run trains on."""
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from normlab.data.images import Images
+from normlab.data.pixels import Pixels, StreamedPixels
 from normlab.errors import DataError
 from normlab.randomness import permutation, stream
 
 LARGEST_COPY = 2**30  # bytes of pixels that are copied into memory; more are read where they lie on the disk
+BATCHES_AHEAD = 4  # that are read while the network trains, where the images are not in memory
 
 
 class RealBatches:
@@ -31,13 +35,14 @@ class RealBatches:
         self.resident = _resident(images, device)
         # Two permutations: a batch may end one epoch and begin the next.
         self.order = lru_cache(maxsize=2)(self._order)
+        self.ahead = None if self.resident is not None else ReadAhead(self._rows, batch_size)
 
     def batch(self, images_seen: int) -> Tensor:
         """Return the images at position `images_seen` of the stream and after it, float32 [batch, c, h, w] in [-1, 1].
 
         Never waits for the device.
         """
-        real = scaled(self._gather(self._indices(images_seen)))
+        real = scaled(self._gather(images_seen))
         if not self.flip:
             return real
         mirrored = torch.rand(self.batch_size, generator=stream(self.seed, "flip", images_seen)) < 0.5
@@ -53,10 +58,14 @@ class RealBatches:
     def _order(self, epoch: int) -> Tensor:
         return permutation(self.seed, "data", epoch, len(self.images))
 
-    def _gather(self, indices: Tensor) -> Tensor:
+    def _gather(self, images_seen: int) -> Tensor:
         if self.resident is not None:
-            return self.resident.index_select(0, self._to_device(indices))
-        return self._to_device(torch.from_numpy(self.images.pixels[indices.numpy()]))
+            return self.resident.index_select(0, self._to_device(self._indices(images_seen)))
+        assert self.ahead is not None
+        return self._to_device(torch.from_numpy(self.ahead.take(images_seen)))
+
+    def _rows(self, images_seen: int) -> Pixels:
+        return self.images.pixels[self._indices(images_seen).numpy()]
 
     def _to_device(self, values: Tensor) -> Tensor:
         # From pinned memory a copy is only queued; from ordinary memory it would wait for the device.
@@ -65,13 +74,38 @@ class RealBatches:
         return values.to(self.device)
 
 
+class ReadAhead:
+    """Batches that threads read before they are needed; each is known by its position, so none can be mistaken.
+
+    read: takes a position of the stream to the batch there.  step: how far one batch is from the next.
+    """
+
+    def __init__(self, read: Callable[[int], Pixels], step: int) -> None:
+        self.read = read
+        self.step = step
+        self.batches: dict[int, Future[Pixels]] = {}
+        self.threads = ThreadPoolExecutor(BATCHES_AHEAD, thread_name_prefix="read-ahead")
+
+    def take(self, position: int) -> Pixels:
+        """Return the batch at a position, and begin to read those after it; raise what reading it has raised."""
+        wanted = range(position, position + (BATCHES_AHEAD + 1) * self.step, self.step)
+        for stale in self.batches.keys() - set(wanted):
+            self.batches.pop(stale).cancel()
+        for start in wanted:
+            if start not in self.batches:
+                self.batches[start] = self.threads.submit(self.read, start)
+        return self.batches.pop(position).result()
+
+
 def scaled(pixels: Tensor) -> Tensor:
     """Return pixels 0..255 as float32 in [-1, 1]."""
     return pixels.to(torch.float32).div_(127.5).sub_(1)
 
 
 def _resident(images: Images, device: torch.device) -> Tensor | None:
-    """Return all pixels on the device, or None if they should stay on the disk."""
+    """Return all pixels on the device, or None if they should stay where they are."""
+    if isinstance(images.pixels, StreamedPixels):
+        return None
     room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else LARGEST_COPY
     if images.pixels.nbytes > room:
         return None

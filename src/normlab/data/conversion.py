@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from normlab.data.images import Pixels
+from normlab.data.pixels import Pixels
 
 GREY_16_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -24,7 +24,7 @@ def resized(image: Image.Image, size: int) -> Image.Image:
 
 
 def resize_all(pixels: Pixels, size: int) -> Pixels:
-    """Bring square images uint8 [n, c, h, h] to [n, c, size, size]."""
+    """Bring images uint8 [n, c, h, w] to [n, c, size, size], each as `resized` does."""
     if pixels.shape[2:] == (size, size):
         return pixels
     planes = pixels.reshape(-1, *pixels.shape[2:])

@@ -1,48 +1,55 @@
-"""Folders of image files: which files there are, which split and class each belongs to, and their pixels."""
+"""Folders of image files: which files there are, and which split and class each belongs to."""
 
 import hashlib
 import os
-import struct
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
-from normlab.data.conversion import UnusableImage, to_pixels
-from normlab.data.images import Labels, Pixels
-from normlab.data.packing import PackWriter, in_threads
-from normlab.errors import Complaint, DataError
+from normlab.data.pixels import Labels
+from normlab.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val")
 MOST_HELD_OUT = 10_000
-MOST_COMPLAINTS = 10
 WAY_OUT = (
     "set dataset.root (or NORMLAB_DATA) to a folder of images, flat, with a folder per class, or with train/ and test/"
 )
-# What Pillow raises on damaged files, depending on their format.
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a folder, relative to it and sorted, and how they are divided."""
+    """The image files of a folder, relative to it and sorted, and how they are divided.
+
+    unused: how many images lie in neither split.
+    """
 
     root: Path
     train: tuple[Path, ...]
     held_out: tuple[Path, ...]
     class_names: tuple[str, ...] | None
     depth: int  # where in a relative path the class stands
+    unused: int = 0
 
     @property
     def files(self) -> list[Path]:
         return [self.root / file for file in (*self.train, *self.held_out)]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self.unused:
+            return ()
+        splits = f"{self.train[0].parts[0]}/ and {self.held_out[0].parts[0]}/"
+        return (f"{self.unused} images outside {splits} are not used",)
+
+    @property
+    def splits(self) -> dict[str, tuple[tuple[Path, ...], Labels | None]]:
+        """The files of each split and their labels."""
+        return {
+            name: (files, self.labels(files)) for name, files in (("train", self.train), ("held_out", self.held_out))
+        }
 
     def labels(self, files: Sequence[Path]) -> Labels | None:
         """Return the class of each file, int64 [n], or None where there are no classes."""
@@ -55,23 +62,30 @@ class Listing:
 def list_folder(root: Path) -> Listing:
     """Return what images a folder holds.
 
-    With `train/` and `test/` (or `val/`) these are the splits; else a tenth is held out. The folders of a split are
-    its classes if every image lies in one.
     Raises DataError if there is no such folder, fewer than two images, or another data set inside.
     """
     if not root.exists():
         raise DataError("dataset.root", f"there is no folder '{root}'", WAY_OUT)
     if not root.is_dir():
         raise DataError("dataset.root", f"'{root}' is a file, not a folder", WAY_OUT)
-    files = _image_files(root)
+    return divide(root, _image_files(root))
+
+
+def divide(root: Path, files: Sequence[Path]) -> Listing:
+    """Return how image files, relative to `root` and sorted, are divided.
+
+    With `train/` and `test/` (or `val/`) these are the splits; else a tenth is held out. The folders of a split are
+    its classes if every image lies in one.
+    Raises DataError if there are fewer than two images, or another data set inside.
+    """
     top = {file.parts[0] for file in files if len(file.parts) > 1}
     test = next((name for name in TEST_FOLDERS if name in top), None)
     if "train" in top and test is not None:
         train = [file for file in files if file.parts[0] == "train"]
         held_out = [file for file in files if file.parts[0] == test]
-        return _listing(root, train, held_out, depth=1)
+        return _listing(root, train, held_out, depth=1, unused=len(files) - len(train) - len(held_out))
     if top == {"train"} and all(len(file.parts) > 1 for file in files):
-        return list_folder(root / "train")
+        return divide(root / "train", [file.relative_to("train") for file in files])
     _refuse_nested(root, files)
     if len(files) < 2:
         found = f"holds only one image, {files[0]}" if files else f"holds no images ({' '.join(EXTENSIONS)})"
@@ -92,31 +106,14 @@ def hold_out(files: Sequence[Path]) -> set[Path]:
     return set(ranked[: max(1, min(tenth, MOST_HELD_OUT, len(files) - 1))])
 
 
-def pack_folder(listing: Listing, writer: PackWriter, size: int, channels: int) -> None:
-    """Decode every image of a listing into a pack; raise DataError that names the files that cannot be decoded."""
-    counts: Counter[str] = Counter()
-    complaints: list[Complaint] = []
-    decode = partial(_decode, root=listing.root, size=size, channels=channels)
+def is_image(name: str) -> bool:
+    """Return whether a file's name, without its folder, is that of an image that counts."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
-    def rows(files: Sequence[Path], bar: "tqdm[NoReturn]") -> Iterator[Pixels]:
-        for result in in_threads(decode, files):
-            bar.update()
-            if isinstance(result, Complaint):
-                # Going on finds all the damaged files at once; what is packed until then is thrown away.
-                complaints.append(result)
-                yield np.zeros((channels, size, size), np.uint8)
-            else:
-                pixels, done = result
-                counts.update(done)
-                yield pixels
 
-    with tqdm(total=len(listing.files), desc="decoding", unit=" images", disable=None) as bar:
-        for name, files in (("train", listing.train), ("held_out", listing.held_out)):
-            writer.split(name, (len(files), channels, size, size), rows(files, bar), listing.labels(files))
-    if complaints:
-        raise DataError.of(_shortened(complaints))
-    notes = [f"{count} of {len(listing.files)} images: {what}" for what, count in sorted(counts.items())]
-    writer.finish(listing.class_names, notes)
+def is_hidden(folder: str) -> bool:
+    """Return whether a folder's name is one that nobody means: hidden, or what macOS puts into archives."""
+    return folder.startswith((".", "__MACOSX"))
 
 
 def _image_files(root: Path) -> list[Path]:
@@ -127,9 +124,9 @@ def _image_files(root: Path) -> list[Path]:
         # A link to a folder above it would be walked for ever.
         new = os.path.realpath(folder) not in visited
         visited.add(os.path.realpath(folder))
-        subfolders[:] = [name for name in subfolders if new and not name.startswith((".", "__MACOSX"))]
+        subfolders[:] = [name for name in subfolders if new and not is_hidden(name)]
         if new:
-            images = [name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+            images = [name for name in names if is_image(name)]
             images = [name for name in images if os.path.isfile(os.path.join(folder, name))]  # a pipe would hang us
             files.extend(Path(folder, name).relative_to(root) for name in images)
     return sorted(files, key=lambda file: file.as_posix())
@@ -145,40 +142,14 @@ def _refuse_nested(root: Path, files: Sequence[Path]) -> None:
     for name in sorted({first for first, _ in second}):
         if (name, "train") in second and any((name, test) in second for test in TEST_FOLDERS):
             problem = f"'{root}' holds a data set in '{name}', with its own train and test folders"
-            raise DataError("dataset.root", problem, f"give dataset.root={root / name}")
+            remedy = f"give dataset.root={root / name}" if root.is_dir() else f"pack '{name}' by itself"
+            raise DataError("dataset.root", problem, remedy)
 
 
-def _listing(root: Path, train: Sequence[Path], held_out: Sequence[Path], depth: int) -> Listing:
+def _listing(root: Path, train: Sequence[Path], held_out: Sequence[Path], depth: int, unused: int = 0) -> Listing:
     files = [*train, *held_out]
     names = {file.parts[depth] for file in files if len(file.parts) > depth + 1}
     classified = all(len(file.parts) > depth + 1 for file in files)
     # One folder tells nothing apart: its images count as unlabelled.
     class_names = tuple(sorted(names)) if classified and len(names) > 1 else None
-    return Listing(root, tuple(train), tuple(held_out), class_names, depth)
-
-
-def _decode(file: Path, root: Path, size: int, channels: int) -> tuple[Pixels, list[str]] | Complaint:
-    path = root / file
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return to_pixels(image, size, channels)
-    except UnusableImage as error:
-        return Complaint(str(path), str(error), "convert the file to 8 bits, or take it away")
-    except UNDECODABLE as error:
-        return Complaint(str(path), f"cannot be decoded: {_reason(error)}", "mend the file, or take it away")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is not an image, or is damaged"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _shortened(complaints: list[Complaint]) -> list[Complaint]:
-    shown, hidden = complaints[:MOST_COMPLAINTS], len(complaints) - MOST_COMPLAINTS
-    if hidden > 0:
-        shown.append(
-            Complaint("dataset.root", f"{hidden} more files cannot be decoded", "mend them, or take them away")
-        )
-    return shown
+    return Listing(root, tuple(train), tuple(held_out), class_names, depth, unused)

@@ -4,17 +4,20 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
+from normlab.data.pixels import Labels, Pixels, StreamedPixels
+
+BLOCK = 1000  # images that are digested at a time
 
 
 @dataclass(frozen=True)
 class Images:
-    """One split: pixels uint8 [n, c, h, w], read-only and as a rule memory-mapped; labels int64 [n], if any."""
+    """One split: pixels uint8 [n, c, h, w], read-only, and labels int64 [n], if any.
 
-    pixels: Pixels
+    The pixels are as a rule memory-mapped, and may be decoded on the way: read them in slices or by arrays of indices.
+    """
+
+    pixels: Pixels | StreamedPixels
     labels: Labels | None
 
     def __len__(self) -> int:
@@ -23,7 +26,8 @@ class Images:
     def digest(self) -> str:
         """Return the sha256, in hexadecimal, of shape, pixels and labels."""
         content = hashlib.sha256(repr(self.pixels.shape).encode())
-        content.update(np.ascontiguousarray(self.pixels).data)
+        for start in range(0, len(self), BLOCK):
+            content.update(np.ascontiguousarray(self.pixels[start : start + BLOCK]).data)
         if self.labels is not None:
             content.update(self.labels.astype("<i8").data)
         return content.hexdigest()
@@ -33,7 +37,8 @@ class Images:
 class Dataset:
     """Two splits and what is known of them.
 
-    fingerprint: sha256 of what the networks see, the pixels and labels of both splits.
+    fingerprint: sha256 of what the networks see, the pixels and labels of both splits, or of the files and settings
+    that decide them where images are streamed.
     flip: whether training images are mirrored at random.  notes: lines for the log of a run.
     """
 

@@ -14,8 +14,10 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from filelock import FileLock
+from tqdm import tqdm
 
-from normlab.data.images import Images, Labels, Pixels
+from normlab.data.images import Images
+from normlab.data.pixels import Labels, Pixels
 from normlab.errors import DataError, ResourceError
 
 FORMAT = 1  # raise it when the same source would be packed differently
@@ -124,7 +126,8 @@ def content_digest(root: Path, files: Sequence[Path]) -> str:
         if len(known := remembered.read_text()) == 64:
             return known
     content = hashlib.sha256()
-    for file, digest in zip(files, in_threads(_digest_of_file, files), strict=True):
+    digests = tqdm(in_threads(_digest_of_file, files), "reading", len(files), unit=" files", disable=None, leave=False)
+    for file, digest in zip(files, digests, strict=True):
         content.update(os.fsencode(file.relative_to(root).as_posix()) + f"\0{digest}\n".encode())
     with suppress(OSError):  # a cache that can only be read still serves the packs in it
         remembered.parent.mkdir(parents=True, exist_ok=True)

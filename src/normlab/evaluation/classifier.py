@@ -93,7 +93,7 @@ def fit_classifier(dataset: Dataset, seed: int = 0) -> Fitted:
         classifier = Classifier(channels, len(dataset.class_names or ()))
     classifier = classifier.to(memory_format=torch.channels_last)
 
-    images, labels = _tensors(dataset.train)
+    labels = _labels(dataset.train)
     batch = min(BATCH, len(labels))
     images_seen = min(max(EPOCHS * len(labels), LEAST_IMAGES_SEEN), MOST_IMAGES_SEEN)
     steps = images_seen // batch
@@ -102,7 +102,8 @@ def fit_classifier(dataset: Dataset, seed: int = 0) -> Fitted:
     for step in tqdm(range(steps), desc="fitting the classifier", unit=" steps", leave=False, disable=None):
         random = stream(seed, "classifier", step)
         chosen = torch.randint(len(labels), (batch,), generator=random)
-        shifted = _shift(scaled(images[chosen]), SHIFT * width // 32, random)
+        images = scaled(torch.from_numpy(dataset.train.pixels[chosen.numpy()]))
+        shifted = _shift(images, SHIFT * width // 32, random)
         _, logits = classifier(shifted.contiguous(memory_format=torch.channels_last))
         optimizer.zero_grad()
         functional.cross_entropy(logits, labels[chosen]).backward()
@@ -114,10 +115,10 @@ def fit_classifier(dataset: Dataset, seed: int = 0) -> Fitted:
 
 def accuracy(classifier: Classifier, images: Images) -> float:
     """Return the share of labelled images that the classifier names rightly."""
-    pixels, labels = _tensors(images)
+    chunks = (torch.tensor(images.pixels[start : start + 500]) for start in range(0, len(images), 500))
     with torch.inference_mode():
-        named = [classifier(scaled(chunk))[1].argmax(dim=1) for chunk in pixels.split(500)]
-    return float((torch.cat(named) == labels).double().mean())
+        named = [classifier(scaled(chunk))[1].argmax(dim=1) for chunk in chunks]
+    return float((torch.cat(named) == _labels(images)).double().mean())
 
 
 def require_labels(dataset: Dataset) -> None:
@@ -192,9 +193,9 @@ def _restored(artifact: Artifact, where: str) -> Stored:
     return Stored(classifier.eval().requires_grad_(False), artifact.digest, metadata)
 
 
-def _tensors(images: Images) -> tuple[Tensor, Tensor]:
+def _labels(images: Images) -> Tensor:
     assert images.labels is not None
-    return torch.tensor(images.pixels), torch.tensor(images.labels)  # copies: the arrays are read-only
+    return torch.tensor(images.labels)  # a copy: the array is read-only
 
 
 def _shift(images: Tensor, pixels: int, random: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from normlab.networks.network import Generator, Network
 from normlab.training.ema import Ema
 
+OPTIMIZERS = ("generator_optimizer", "discriminator_optimizer")
 MOST_MISFITS = 5  # that an error lists; after those a person has understood
 
 
@@ -59,7 +60,10 @@ class TrainState:
         """Yield where a saved state does not fit, judged by names, shapes and types alone: nothing is copied."""
         names = {entry.name for entry in fields(self)}
         if names != state.keys():
-            yield f"{', '.join(sorted(names ^ state.keys()))}: there on one side only"
+            yield f"{', '.join(sorted(map(str, names ^ state.keys())))}: there on one side only"
+            return
+        if all(state[name] is None for name in OPTIMIZERS):
+            yield "it was cleaned of what training needs (`normlab clean`)"
             return
         for name in sorted(names):
             value, saved = getattr(self, name), state[name]

@@ -1,0 +1,49 @@
+"""`normlab clean RUN...`: take from finished runs what only further training would need."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from normlab.errors import DONE, ConfigurationError
+from normlab.outputs import plain_json
+from normlab.outputs.checkpoints import Checkpoints
+from normlab.outputs.run_dir import RunDir
+from normlab.reports import tables
+from normlab.reports.runs import read_run
+from normlab.training.state import OPTIMIZERS
+
+
+def run(arguments: list[str]) -> int:
+    """Drop the optimizers' moments from the checkpoints of finished runs, which then cannot be extended any more."""
+    parser = argparse.ArgumentParser("normlab clean", description="Drop optimizer state from finished runs.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args(arguments)
+    folders = [RunDir(Path(run)) for run in options.runs]
+    for folder in folders:
+        state = read_run(folder.path).state
+        if state not in ("done", "diverged"):
+            remedy = "clean runs that are done or diverged; others still need it to go on"
+            raise ConfigurationError(str(folder.path), f"the run is {state}", remedy)
+    rows: list[dict[str, Any]] = []
+    for folder in folders:
+        with folder.lock():
+            rows.append({"run": str(folder.path), "freed_bytes": clean(Checkpoints(folder.checkpoints))})
+    if options.json:
+        print(plain_json.dump({"runs": rows}))
+    else:
+        print(tables.render([{"run": row["run"], "freed, MB": row["freed_bytes"] / 1e6} for row in rows]))
+    return DONE
+
+
+def clean(checkpoints: Checkpoints) -> int:
+    """Write each checkpoint anew without the optimizers and return how many bytes that freed."""
+    freed = 0
+    for step in checkpoints.steps():
+        state = checkpoints.load(step)
+        if all(state[name] is None for name in OPTIMIZERS):
+            continue
+        before = checkpoints.file(step).stat().st_size
+        checkpoints.save(step, {**state, **dict.fromkeys(OPTIMIZERS)})
+        freed += before - checkpoints.file(step).stat().st_size
+    return freed
