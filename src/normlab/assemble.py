@@ -155,6 +155,16 @@ def build_state(config: RunConfig, image_shape: tuple[int, int, int], device: to
     )
 
 
+def saved_state(config: RunConfig, run_dir: RunDir) -> TrainState | None:
+    """Return the state at step 0 of a run that has a folder, for comparison; None if its images are not known."""
+    shape = (run_dir.read_json("environment.json") or {}).get("dataset", {}).get("image_shape")
+    if shape is None:
+        return None
+    import_plugins(config)
+    channels, height, width = shape
+    return build_state(config, (channels, height, width), torch.device("cpu"))
+
+
 def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: torch.device) -> Step:
     """Return the step of a run, with the state at step 0."""
     return Step(

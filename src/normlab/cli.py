@@ -15,7 +15,7 @@ VERBS = {
     "status": "show how runs stand",
     "list": "show every part there is, its parameters and defaults",
     "sample": "draw images from a trained generator",
-    "verify": "check the checkpoints of a run",
+    "verify": "check the folder of a run, its checkpoints above all",
     "clean": "drop from finished runs what only further training would need",
 }
 

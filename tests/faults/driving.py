@@ -120,9 +120,9 @@ def start(
         os._exit(exit_code)
 
 
-def command(folder: Path, *words: str, **how: Any) -> Ended:
+def command(folder: Path, *words: str, patience: float = 120, **how: Any) -> Ended:
     """Run a command line to its end."""
-    return start(folder, *words, **how).wait()
+    return start(folder, *words, **how).wait(patience)
 
 
 def only_run(folder: Path) -> Path:

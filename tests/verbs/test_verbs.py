@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import normlab as package
+from normlab.outputs.checkpoints import Checkpoints
 
 from ..conftest import Command
 
@@ -68,6 +69,23 @@ def test_verify_finds_a_flipped_bit(normlab: Command, run: Path) -> None:
     assert "state digest of step 3: " in sound.stdout
     assert damaged.exit_code == 4
     assert str(newest) in damaged.stderr
+
+
+def test_verify_looks_beyond_the_bytes(normlab: Command, run: Path) -> None:
+    checkpoints = Checkpoints(run / "checkpoints")
+    state = checkpoints.load(3)
+    state["generator"] = {name: value.half() for name, value in state["generator"].items()}
+    checkpoints.save(3, state)
+    with (run / "evaluations.jsonl").open("a") as file:
+        file.write('{"step": 0, "generator": "live"}\n')
+    (run / "generator.safetensors").write_bytes(b"nothing")
+    wrong = normlab("verify", str(run))
+
+    assert wrong.exit_code == 4
+    first, second, third = wrong.stderr.splitlines()
+    assert "step_00000003.pt: generator." in first
+    assert "evaluations.jsonl: has steps twice or out of order" in second
+    assert "generator.safetensors: cannot be read as safetensors" in third
 
 
 def test_verify_speaks_json_with_the_digest_alone_on_demand(normlab: Command, run: Path) -> None:

@@ -44,7 +44,7 @@ class TrainState:
 
         Of an optimizer the moments are taken alone: its settings are the configuration's.
         """
-        if misfits := list(self._misfits(state)):
+        if misfits := list(self.misfits(state)):
             more = f"; and {len(misfits) - MOST_MISFITS} more" if len(misfits) > MOST_MISFITS else ""
             raise ValueError("; ".join(misfits[:MOST_MISFITS]) + more)
         for entry in fields(self):
@@ -56,7 +56,7 @@ class TrainState:
             else:
                 setattr(self, entry.name, saved)
 
-    def _misfits(self, state: dict[str, Any]) -> Iterator[str]:
+    def misfits(self, state: dict[str, Any]) -> Iterator[str]:
         """Yield where a saved state does not fit, judged by names, shapes and types alone: nothing is copied."""
         names = {entry.name for entry in fields(self)}
         if names != state.keys():

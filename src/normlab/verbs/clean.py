@@ -1,6 +1,5 @@
 """`normlab clean RUN...`: take from finished runs what only further training would need."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ from normlab.outputs.run_dir import RunDir
 from normlab.reports import tables
 from normlab.reports.runs import read_run
 from normlab.training.state import OPTIMIZERS
+from normlab.verbs.arguments import Arguments
 
 
 def run(arguments: list[str]) -> int:
     """Drop the optimizers' moments from the checkpoints of finished runs, which then cannot be extended any more."""
-    parser = argparse.ArgumentParser("normlab clean", description="Drop optimizer state from finished runs.")
+    parser = Arguments("clean", "Drop optimizer state from finished runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)

@@ -1,18 +1,22 @@
-"""`normlab verify RUN`: whether every checkpoint of a run is sound, and the digest of the last one."""
+"""`normlab verify RUN`: whether a run's folder is sound, its checkpoints above all, and the digest of the last one."""
 
 from pathlib import Path
 
-from normlab.errors import DONE, CheckpointError, ConfigurationError
+from normlab import assemble, config
+from normlab.errors import DONE, CheckpointError, Complaint, ConfigurationError, NumericalError
+from normlab.loading import load
 from normlab.outputs import plain_json
-from normlab.outputs.checkpoints import Checkpoints, state_digest
+from normlab.outputs.checkpoints import Checkpoints, Verification, require_finite, state_digest
 from normlab.outputs.run_dir import RunDir
+from normlab.outputs.sinks import JsonLines
 from normlab.reports import tables
+from normlab.training.state import OPTIMIZERS
 from normlab.verbs.arguments import Arguments
 
 
 def run(arguments: list[str]) -> int:
-    """Check every checkpoint and print the state digest of the newest; raise CheckpointError if one is damaged."""
-    parser = Arguments("verify", "Check a run's checkpoints.")
+    """Check a run's folder and print its state digest; raise CheckpointError for what is damaged."""
+    parser = Arguments("verify", "Check a run's folder.")
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument(
         "--digest-only", action="store_true", help="print the state digest of the newest checkpoint alone"
@@ -29,21 +33,61 @@ def run(arguments: list[str]) -> int:
     if options.digest_only and not options.json:
         print(state_digest(checkpoints.load(steps[-1])))
         return DONE
-    results = checkpoints.verify()
+    results = [_examined(checkpoints, result, run_dir) for result in checkpoints.verify()]
     damaged = [result for result in results if not result.ok]
     sound = [result.step for result in results if result.ok]
     digest = state_digest(checkpoints.load(sound[-1])) if sound else None
+    complaints = [
+        Complaint(str(checkpoints.file(step)), problem, _REMEDY if sound else "fresh=true starts over")
+        for step, _, problem in damaged
+    ]
+    complaints += _beside(run_dir)
     if options.json:
         rows = [result._asdict() for result in results]
-        print(plain_json.dump({"checkpoints": rows, "step": sound[-1] if sound else None, "digest": digest}))
+        others = [complaint._asdict() for complaint in complaints[len(damaged) :]]
+        newest = sound[-1] if sound else None
+        print(plain_json.dump({"checkpoints": rows, "step": newest, "digest": digest, "others": others}))
     else:
         rows = [
             {"step": step, "sound": "yes" if ok else "no", "problem": problem or None} for step, ok, problem in results
         ]
         print(tables.render(rows))
         print(f"state digest of step {sound[-1]:,}: {digest}" if sound else "no checkpoint is sound")
-    if damaged:
-        files = ", ".join(str(checkpoints.file(result.step)) for result in damaged)
-        remedy = "train again: the run goes on from the newest sound one" if sound else "fresh=true starts over"
-        raise CheckpointError(files, "damaged", remedy)
+    if complaints:
+        raise CheckpointError.of(complaints)
     return DONE
+
+
+_REMEDY = "train again: the run goes on from the newest sound one"
+
+
+def _examined(checkpoints: Checkpoints, result: Verification, run_dir: RunDir) -> Verification:
+    """Look beyond the bytes: whether the state is of this run's networks, and finite."""
+    if not result.ok:
+        return result
+    state = checkpoints.load(result.step)
+    own = assemble.saved_state(config.load(run_dir.config), run_dir)
+    networks_alone = all(state.get(name, 0) is None for name in OPTIMIZERS)  # `normlab clean`
+    misfits = [] if own is None or networks_alone else list(own.misfits(state))
+    try:
+        require_finite(state)
+    except NumericalError as error:
+        misfits += [f"{complaint.where} {complaint.problem}" for complaint in error.complaints]
+    return result if not misfits else Verification(result.step, False, misfits[0])
+
+
+def _beside(run_dir: RunDir) -> list[Complaint]:
+    """Say what is wrong beside the checkpoints: rows out of order, an exported generator that cannot be read."""
+    complaints: list[Complaint] = []
+    for path in (run_dir.metrics, run_dir.evaluations):
+        places = [(row["step"], row.get("generator")) for row in JsonLines(path).rows()]
+        steps = [step for step, _ in places]
+        if len(set(places)) < len(places) or steps != sorted(steps):
+            remedy = "somebody has written to it; bring it back from a copy"
+            complaints.append(Complaint(str(path), "has steps twice or out of order", remedy))
+    if run_dir.generator.exists():
+        try:
+            load(run_dir.generator)
+        except CheckpointError as error:
+            complaints += error.complaints
+    return complaints
