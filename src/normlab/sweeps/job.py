@@ -135,10 +135,12 @@ def _reason(code: int, log: Path, first_byte: int, run_dir: RunDir) -> str | Non
         file.seek(first_byte)
         said = file.read().decode(errors="replace").splitlines()
     errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-    if code < 0:
-        told = -code in _SIGNALS
-        return f"ended by signal {-code} before it listened" if told else f"killed by signal {-code}"
+    if code < 0 and -code not in _SIGNALS:
+        return f"killed by signal {-code}"
     status = run_dir.read_status()
+    # It may have saved all the same, and got the signal once more on its way out.
+    if code < 0 and (status is None or status.state != "stopped"):
+        return f"ended by signal {-code} before it listened"
     if errors:
         return errors[-1]
     return None if status is None else status.error
