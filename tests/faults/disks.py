@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.faults.driving import PLAIN, command, digest, only_run, require_clean, undisturbed
 
-FULL, SHORT = 20, 3
+FULL, SHORT = 20, 2
 
 
 def trial(number: int, folder: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.faults.driving import BUSY, Child, command, digest, only_run, require_clean, start, undisturbed, wait_for
 
-FULL, SHORT = 20, 2  # trials; each kills a run three times
+FULL, SHORT = 20, 1  # trials; each kills a run three times
 CONFIGURATIONS = [
     ["normalization=spectral"],
     ["normalization=both/batch", "ema=standard"],

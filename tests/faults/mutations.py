@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.faults.driving import PLAIN, command, digest, only_run, undisturbed
 
-FULL, SHORT = 1000, 40
+FULL, SHORT = 1000, 12
 WORDS = [*PLAIN, "architecture.latent_size=8", "architecture.width=1", "train.until=6 steps"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.faults.driving import BUSY, command, digest, only_run, require_clean, start, undisturbed
 
-FULL, SHORT = 40, 4
+FULL, SHORT = 40, 2
 GRACE = 10  # seconds that Slurm and its like leave a job, at the least
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.faults.driving import PLAIN, digest, only_run, require_clean, start, undisturbed
 
-FULL, SHORT = 20, 2
+FULL, SHORT = 20, 1
 STARTS = 8
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.faults.driving import command, digest, only_run
 
-FULL, SHORT = 100, 4
+FULL, SHORT = 100, 3
 TECHNIQUES = ["none", "batch", "instance", "layer", "group", "weight", "spectral"]
 
 
