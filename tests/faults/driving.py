@@ -1,5 +1,6 @@
 """The command line of normlab, driven from outside: started, watched, killed, and looked at when it has ended."""
 
+import importlib
 import json
 import os
 import resource
@@ -17,7 +18,9 @@ import torch
 
 from normlab import cli
 
-# Every command line is forked from one process that has torch imported already, but for some that start cold.
+# Every command line is forked from one process that has imported all that a run imports, but for some that start cold.
+for name in ("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify", "torch.utils.tensorboard"):
+    importlib.import_module(name)
 torch.set_num_threads(1)
 
 # A run of a second or two that saves, evaluates and samples often, so that there is always something to disturb.
