@@ -30,7 +30,17 @@ MAY_IMPORT = {
     "reports": {"config", "outputs"},
     "progress": {"config", "outputs", "training"},
     "threads": {"config", "outputs"},
-    "assemble": {"config", "data", "evaluation", "losses", "networks", "normalizations", "outputs", "training"},
+    "assemble": {
+        "config",
+        "data",
+        "evaluation",
+        "losses",
+        "networks",
+        "normalizations",
+        "outputs",
+        "progress",
+        "training",
+    },
     "launching": {
         "footprint",
         "assemble",

@@ -1,17 +1,20 @@
 """The same command is the same run: stopped in any way and started again, it ends in the same state, bit for bit."""
 
+import itertools
 import json
 import os
 import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from normlab.errors import ResourceError
 from normlab.normalizations import TECHNIQUES
 from normlab.outputs.checkpoints import Checkpoints
+from normlab.training import trainer
 
 from .conftest import Command, result, start
 
@@ -354,3 +357,23 @@ def test_a_disk_that_refuses_a_checkpoint_ends_a_run_only_when_it_must(
     assert (straight.exit_code, again.exit_code) == (0, 0)
     digests = {digest(normlab, path.parent) for path in outputs.glob("*/*/config.yaml")}
     assert len(digests) == 1
+
+
+def test_minutes_between_checkpoints_pass_between_refused_ones_too(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, seconds = Checkpoints.save, itertools.count()
+
+    def save_the_ends_alone(self: Checkpoints, step: int, state: dict[str, object]) -> None:
+        if step not in (0, 150):
+            raise ResourceError(str(self.file(step)), "cannot be written: no space left on device", "make room")
+        save(self, step, state)
+
+    # A clock that a look moves on by a second: a step takes one, so a minute is over twice before the end.
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    monkeypatch.setattr(Checkpoints, "save", save_the_ends_alone)
+    words = ["architecture.width=4", "train.batch_size=16", "evaluation=none", "every.log=null", "every.sample=null"]
+    ended = normlab("train", *words, "train.until=150 steps", "every.checkpoint=1 minutes")
+
+    assert ended.exit_code == 0, ended.stderr
+    assert ended.stderr.count("is not saved, training goes on") == 2

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from normlab import progress
 from normlab.config import PARTS, OptimizerConfig, Part, RunConfig, write
 from normlab.data.batches import RealBatches
 from normlab.data.images import Dataset
@@ -157,7 +158,7 @@ def build_state(config: RunConfig, image_shape: tuple[int, int, int], device: to
 
 def saved_state(config: RunConfig, run_dir: RunDir) -> TrainState | None:
     """Return the state at step 0 of a run that has a folder, for comparison; None if its images are not known."""
-    shape = (run_dir.read_json("environment.json") or {}).get("dataset", {}).get("image_shape")
+    shape = progress.images_of(run_dir).get("image_shape")
     if shape is None:
         return None
     import_plugins(config)

@@ -132,6 +132,7 @@ class Trainer:
         state = self.state.state_dict()
         require_finite(state)
         self.recorder.sync()
+        self._saved_at = time.monotonic()  # tried, at least: minutes between checkpoints pass between attempts, too
         try:
             self.checkpoints.save(self.state.step, state)
         except ResourceError as error:
@@ -146,7 +147,6 @@ class Trainer:
             self.checkpoints.load(0)
         best = self.best_step()
         self.checkpoints.prune(set() if best is None else {best})
-        self._saved_at = time.monotonic()
         self.report("running")
 
     def evaluate(self) -> None:

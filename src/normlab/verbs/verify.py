@@ -10,7 +10,7 @@ from normlab.outputs.checkpoints import Checkpoints, Verification, require_finit
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.reports import tables
-from normlab.training.state import OPTIMIZERS
+from normlab.training.state import OPTIMIZERS, TrainState
 from normlab.verbs.arguments import Arguments
 
 
@@ -33,7 +33,8 @@ def run(arguments: list[str]) -> int:
     if options.digest_only and not options.json:
         print(state_digest(checkpoints.load(steps[-1])))
         return DONE
-    results = [_examined(checkpoints, result, run_dir) for result in checkpoints.verify()]
+    own = assemble.saved_state(config.load(run_dir.config), run_dir)
+    results = [_examined(checkpoints, result, own) for result in checkpoints.verify()]
     damaged = [result for result in results if not result.ok]
     sound = [result.step for result in results if result.ok]
     digest = state_digest(checkpoints.load(sound[-1])) if sound else None
@@ -61,12 +62,11 @@ def run(arguments: list[str]) -> int:
 _REMEDY = "train again: the run goes on from the newest sound one"
 
 
-def _examined(checkpoints: Checkpoints, result: Verification, run_dir: RunDir) -> Verification:
-    """Look beyond the bytes: whether the state is of this run's networks, and finite."""
+def _examined(checkpoints: Checkpoints, result: Verification, own: TrainState | None) -> Verification:
+    """Look beyond the bytes: whether the state is like the run's `own`, where that is known, and finite."""
     if not result.ok:
         return result
     state = checkpoints.load(result.step)
-    own = assemble.saved_state(config.load(run_dir.config), run_dir)
     networks_alone = all(state.get(name, 0) is None for name in OPTIMIZERS)  # `normlab clean`
     misfits = [] if own is None or networks_alone else list(own.misfits(state))
     try:
