@@ -47,12 +47,12 @@ def _from_run(path: Path) -> Loaded:
         remedy = "name a folder that holds a config.yaml, or a .safetensors file"
         raise ConfigurationError(str(path), "is not the folder of a run", remedy)
     settings = config.load(run_dir.config)
-    environment = run_dir.read_json("environment.json")
-    newest = Checkpoints(run_dir.checkpoints).newest(set_aside=False)
-    if environment is None or newest is None:
+    own, checkpoints = assemble.saved_state(settings, run_dir), Checkpoints(run_dir.checkpoints)
+    newest = None if own is None else checkpoints.newest(set_aside=False, largest=own.most_bytes())
+    if own is None or newest is None:
         raise CheckpointError(str(run_dir.checkpoints), "holds no checkpoint", "train the run first")
-    assemble.import_plugins(settings)
-    channels, height, width = environment["dataset"]["image_shape"]
-    generator = assemble.build_generator(settings, (channels, height, width))
-    generator.load_state_dict(newest.state["averaged"] or newest.state["generator"])
-    return Loaded(restandardised(generator, settings.seed, torch.device("cpu")), newest.step)
+    if misfits := list(own.misfits(newest.state)):
+        problem = f"does not fit this run: {misfits[0]}"
+        raise CheckpointError(str(checkpoints.file(newest.step)), problem, "`normlab verify` looks at all of them")
+    own.generator.load_state_dict(newest.state["averaged"] or newest.state["generator"])
+    return Loaded(restandardised(own.generator, settings.seed, torch.device("cpu")), newest.step)

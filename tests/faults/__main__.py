@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from normlab.reports import tables
+from tests.faults.driving import starts_cold
 
 KINDS = ("kills", "mutations", "configurations", "valid", "hostile", "signals", "disks", "sweeps", "starts")
 
@@ -95,7 +96,7 @@ def rows(record: Path) -> list[dict[str, Any]]:
 
 
 def summary(outcomes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row per kind: how many trials held, and the sum, or the largest, of each figure."""
+    """Return a row per kind: how many trials held, how many started cold, and the sum or most of each figure."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in outcomes:
         kinds.setdefault(row["kind"], []).append(row)
@@ -104,6 +105,7 @@ def summary(outcomes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             "kind": kind,
             "trials": len(made),
             "held": sum(row["ok"] for row in made),
+            "cold": sum(starts_cold(row["number"], trials(kind, short=False)) for row in made),
             "figures": ", ".join(f"{value:.4g} {name}" for name, value in totals(made).items()),
             "seconds": round(sum(row["seconds"] for row in made)),
         }

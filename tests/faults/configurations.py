@@ -6,7 +6,7 @@ import string
 from pathlib import Path
 
 from normlab import config
-from tests.faults.driving import command
+from tests.faults.driving import command, starts_cold
 
 FULL, SHORT = 1000, 12
 
@@ -95,7 +95,7 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     words = [word for group, _ in wrong for word in group]
     if rng.random() < 0.2:
         words, wrong = [rng.choice(GARBAGE)], [([], "")]
-    ended = command(folder, "train", *words)
+    ended = command(folder, "train", *words, cold=starts_cold(number, FULL))
     told = f"{words}: {ended.exit_code}: {ended.stdout}{ended.stderr}"
     assert ended.exit_code == 2, told
     lines = ended.stderr.splitlines()

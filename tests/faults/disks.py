@@ -4,7 +4,7 @@ import random
 import shutil
 from pathlib import Path
 
-from tests.faults.driving import PLAIN, command, digest, only_run, require_clean, undisturbed
+from tests.faults.driving import PLAIN, command, digest, only_run, require_clean, starts_cold, undisturbed
 
 FULL, SHORT = 20, 2
 
@@ -18,7 +18,8 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     assert command(disturbed, "train", *words, "train.until=4 steps").exit_code == 0
     run = only_run(disturbed)
     largest = max(path.stat().st_size for path in (run / "checkpoints").glob("*.pt"))
-    full = command(disturbed, "train", *words, largest_file=rng.randrange(largest))
+    room = rng.randrange(largest)
+    full = command(disturbed, "train", *words, largest_file=room, cold=starts_cold(number, FULL))
     assert full.exit_code == 5, f"{full.exit_code}: {full.stderr}"
     assert "Traceback" not in full.stderr, full.stderr
     assert command(disturbed, "verify", str(run)).exit_code == 0

@@ -18,7 +18,9 @@ import torch
 
 from normlab import cli
 
-# Every command line is forked from one process that has imported all that a run imports, but for some that start cold.
+# Every command line is forked from one process that has imported all that a run imports, but for those of the trials
+# that start cold.
+COLD = 10  # trials of each kind, when all are made
 for name in ("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify", "torch.utils.tensorboard"):
     importlib.import_module(name)
 torch.set_num_threads(1)
@@ -36,6 +38,11 @@ BUSY = [
 ]
 # The same, but nothing beside training and saving.
 PLAIN = ["architecture.width=4", "train.batch_size=16", "evaluation=none", "every.checkpoint=2 steps"]
+
+
+def starts_cold(number: int, trials: int) -> bool:
+    """Return whether a trial starts what it disturbs cold: the first of `trials`, and the others spread over them."""
+    return number % max(1, trials // COLD) == 0
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,9 @@ def start(
     environment = {**os.environ, "NORMLAB_OUTPUTS": str(outputs or folder / "outputs"), "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     if cold:
+        limit = [] if largest_file is None else ["prlimit", f"--fsize={largest_file}"]
         with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
-            command = [sys.executable, "-m", "normlab", *words]
+            command = [*limit, sys.executable, "-m", "normlab", *words]
             child = subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr, cwd=folder)
         child.returncode = 0  # it is waited for here, not by subprocess
         return Child(child.pid, folder, began)

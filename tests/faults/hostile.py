@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from normlab.outputs import checkpoints
-from tests.faults.driving import PLAIN, Ended, command, only_run
+from tests.faults.driving import PLAIN, Ended, command, only_run, starts_cold
 
 FULL, SHORT = 30, 10
 MOST_BYTES = 10**9
@@ -26,7 +26,8 @@ WORDS = [*PLAIN, "architecture.latent_size=8", "architecture.width=1", "train.un
 
 def trial(number: int, folder: Path) -> dict[str, float]:
     """Put one hostile file where a checkpoint or a generator is read, and use it."""
-    ended = command(folder, "train", *WORDS, "train.until=4 steps")
+    cold = starts_cold(number, FULL)
+    ended = command(folder, "train", *WORDS, "train.until=4 steps", cold=cold)
     assert ended.exit_code == 0, ended.stderr
     calm = ended.peak_bytes
     run = only_run(folder)
@@ -35,12 +36,12 @@ def trial(number: int, folder: Path) -> dict[str, float]:
     if attack in ON_GENERATORS:
         file = folder / "generator.safetensors"
         attack(file, trap)
-        ended = command(folder, "sample", str(file))
+        ended = command(folder, "sample", str(file), cold=cold)
         assert ended.exit_code == 4, f"{attack.__name__}: {ended.exit_code} {ended.stderr}"
     else:
         outside = sorted(folder.iterdir())
         attack(run / "checkpoints" / "step_00000004.pt", trap)
-        ended = command(folder, "train", *WORDS)
+        ended = command(folder, "train", *WORDS, cold=cold)
         assert ended.exit_code in (0, 4), f"{attack.__name__}: {ended.exit_code} {ended.stderr}"
         assert "trying the one before it" in ended.stderr or ended.exit_code == 4, f"{attack.__name__}: {ended.stderr}"
         assert sorted(folder.iterdir()) == outside, f"{attack.__name__}: {sorted(folder.iterdir())}"

@@ -6,7 +6,18 @@ import signal
 import time
 from pathlib import Path
 
-from tests.faults.driving import BUSY, Child, command, digest, only_run, require_clean, start, undisturbed, wait_for
+from tests.faults.driving import (
+    BUSY,
+    Child,
+    command,
+    digest,
+    only_run,
+    require_clean,
+    start,
+    starts_cold,
+    undisturbed,
+    wait_for,
+)
 
 FULL, SHORT = 20, 1  # trials; each kills a run three times
 CONFIGURATIONS = [
@@ -18,7 +29,7 @@ CONFIGURATIONS = [
 
 
 def trial(number: int, folder: Path) -> dict[str, int]:
-    """Kill a run three times, each time otherwise, and let it end; the first ten trials start cold."""
+    """Kill a run three times, each time otherwise, and let it end."""
     rng = random.Random(number)
     words = [*BUSY, *CONFIGURATIONS[number % len(CONFIGURATIONS)], f"seed={number}"]
     expected = undisturbed(folder / "undisturbed", *words)
@@ -27,7 +38,7 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     moments = [in_a_save, in_an_evaluation, at_any_moment]
     rng.shuffle(moments)
     for moment in moments:
-        child = start(disturbed, "train", *words, cold=number < 10)
+        child = start(disturbed, "train", *words, cold=starts_cold(number, FULL))
         moment(child, disturbed, rng)
         if child.alive():
             child.signal(signal.SIGKILL)

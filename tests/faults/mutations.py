@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.driving import PLAIN, command, digest, only_run, undisturbed
+from tests.faults.driving import PLAIN, command, digest, only_run, starts_cold, undisturbed
 
 FULL, SHORT = 1000, 12
 WORDS = [*PLAIN, "architecture.latent_size=8", "architecture.width=1", "train.until=6 steps"]
@@ -22,7 +22,7 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     run = only_run(folder)
     damage = rng.choice(DAMAGES)
     harmless = damage(run / "checkpoints" / "step_00000004.pt", rng)
-    ended = command(folder, "train", *WORDS)
+    ended = command(folder, "train", *WORDS, cold=starts_cold(number, FULL))
     assert ended.exit_code == 0, ended.stderr
     noticed = "trying the one before it" in ended.stderr
     assert noticed != harmless, f"{damage.__name__}: {ended.stderr}"

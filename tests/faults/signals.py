@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the run saves the step where it stands and ends with the right code; nothing is lost."""
+"""SIGINT, SIGTERM, SIGUSR1: the run saves the step where it stands and ends with the right code; nothing is lost."""
 
 import json
 import random
@@ -7,21 +7,31 @@ import signal
 import time
 from pathlib import Path
 
-from tests.faults.driving import BUSY, command, digest, only_run, require_clean, start, undisturbed
+from tests.faults.driving import (
+    BUSY,
+    command,
+    digest,
+    only_run,
+    require_clean,
+    start,
+    starts_cold,
+    undisturbed,
+)
 
 FULL, SHORT = 40, 2
 GRACE = 10  # seconds that Slurm and its like leave a job, at the least
 
 
 def trial(number: int, folder: Path) -> dict[str, float]:
-    """Tell a run to end at a random moment, look what it left, and let it go on; every fourth trial starts cold."""
+    """Tell a run to end at a random moment, look what it left, and let it go on."""
     rng = random.Random(number)
-    wanted, code = [(signal.SIGTERM, 143), (signal.SIGINT, 130)][number % 2]
+    wanted, code = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)][number % 3]
+    cold = starts_cold(number, FULL)
     words = [*BUSY, f"seed={number}", "every.log=1 step"]
     expected = undisturbed(folder / "undisturbed", *words)
     disturbed = folder / "disturbed"
-    child = start(disturbed, "train", *words, cold=number % 4 == 0)
-    time.sleep(rng.uniform(0.3, 3))
+    child = start(disturbed, "train", *words, cold=cold)
+    time.sleep(rng.uniform(0.3, 8 if cold else 3))
     told, began = child.alive(), time.monotonic()
     if told:
         child.signal(wanted)

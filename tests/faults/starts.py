@@ -3,20 +3,21 @@
 import shutil
 from pathlib import Path
 
-from tests.faults.driving import PLAIN, digest, only_run, require_clean, start, undisturbed
+from tests.faults.driving import PLAIN, digest, only_run, require_clean, start, starts_cold, undisturbed
 
 FULL, SHORT = 20, 1
 STARTS = 8
 
 
 def trial(number: int, folder: Path) -> dict[str, int]:
-    """Start a run eight times in the same moment; one trial in four starts cold."""
+    """Start a run eight times in the same moment."""
     words = [*PLAIN, f"seed={number}", "train.until=300 steps", "every.log=1 step"]
     expected = undisturbed(folder / "undisturbed", *words)
     together = folder / "together"
     children = []
     for place in range(STARTS):
-        child = start(together / str(place), "train", *words, cold=number % 4 == 0, outputs=together / "outputs")
+        at = together / str(place)
+        child = start(at, "train", *words, cold=starts_cold(number, FULL), outputs=together / "outputs")
         children.append(child)
     ended = [child.wait() for child in children]
     codes = sorted(each.exit_code for each in ended)

@@ -4,7 +4,7 @@ import random
 import shutil
 from pathlib import Path
 
-from tests.faults.driving import command, digest, only_run
+from tests.faults.driving import command, digest, only_run, starts_cold
 
 FULL, SHORT = 100, 3
 TECHNIQUES = ["none", "batch", "instance", "layer", "group", "weight", "spectral"]
@@ -15,7 +15,7 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     words = random_words(random.Random(number))
     for where, lengths in (("once", ["3 steps"]), ("twice", ["2 steps", "3 steps"])):
         for length in lengths:
-            ended = command(folder / where, "train", *words, f"train.until={length}")
+            ended = command(folder / where, "train", *words, f"train.until={length}", cold=starts_cold(number, FULL))
             assert ended.exit_code == 0, f"{words}: {ended.stderr}"
     once, twice = (digest(only_run(folder / where)) for where in ("once", "twice"))
     assert once == twice, words

@@ -226,6 +226,11 @@ def test_a_state_of_another_network_is_refused_and_nothing_of_it_taken(build_ste
         (lambda state: state["generator_optimizer"]["state"].popitem(), "generator_optimizer is of"),
         (lambda state: state["generator_optimizer"]["state"][0].update(exp_avg=torch.zeros(2)), "0.exp_avg is float32"),
         (lambda state: state["generator_optimizer"]["state"][0].update(exp_avg="more"), "0.exp_avg is a str"),
+        (lambda state: state["generator_optimizer"].update(state={}), "generator_optimizer is of 0 parameters, not 14"),
+        (
+            lambda state: state["generator_optimizer"]["state"][0].pop("exp_avg_sq"),
+            "generator_optimizer.0 has step, exp_avg, not exp_avg, exp_avg_sq, step",
+        ),
         (lambda state: state["generator_optimizer"].update(state=[]), "generator_optimizer is a dict, not the state"),
     ],
 )

@@ -134,9 +134,9 @@ class Checkpoints:
             raise CheckpointError(str(self.folder), "has checkpoints, but no sound one", _START_OVER)
         return None
 
-    def verify(self) -> list[Verification]:
-        """Read every checkpoint as loading would, and change nothing."""
-        return [self._verify(step) for step in self.steps()]
+    def verify(self, largest: int | None = None) -> list[Verification]:
+        """Read every checkpoint as loading would, and change nothing; `largest` is as `newest` has it."""
+        return [self._verify(step, largest) for step in self.steps()]
 
     def prune(self, keep_steps: set[int]) -> None:
         """Delete all but the newest `keep` sound checkpoints and those named, and what was never finished.
@@ -195,9 +195,9 @@ class Checkpoints:
             return False
         return True
 
-    def _verify(self, step: int) -> Verification:
+    def _verify(self, step: int, largest: int | None) -> Verification:
         try:
-            self._read(step)
+            self._read(step, largest)
         except Damaged as damage:
             return Verification(step, False, str(damage))
         except CheckpointError as error:

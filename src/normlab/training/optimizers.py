@@ -4,7 +4,9 @@ Every optimizer here honours the attribute `found_inf` (a float tensor on the de
 parameter. That is the protocol of torch's gradient scaler and of its fused optimizers, and costs no synchronisation.
 """
 
+import copy
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Annotated
 
@@ -37,6 +39,18 @@ class MaskedRMSprop(torch.optim.RMSprop):
                     # A gradient of 0 moves nothing, since there is no momentum here; NaN times 0 would stay NaN.
                     parameter.grad = torch.where(self.found_inf > 0, 0, parameter.grad)
         super().step()
+
+
+def moment_names(optimizer: Optimizer) -> list[str]:
+    """Return the names of what an optimizer keeps of each parameter once it has made a step; it makes none here."""
+    (group,) = optimizer.param_groups
+    probe = torch.zeros(1, device=group["params"][0].device, requires_grad=True)
+    probe.grad = torch.zeros_like(probe)
+    twin = copy.copy(optimizer)
+    twin.state = defaultdict(dict)
+    twin.param_groups = [{**group, "params": [probe]}]
+    twin.step()
+    return sorted(twin.state[probe])
 
 
 @OPTIMIZERS.register("adam")

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from normlab.networks.network import Generator, Network
 from normlab.training.ema import Ema
+from normlab.training.optimizers import moment_names
 
 OPTIMIZERS = ("generator_optimizer", "discriminator_optimizer")
 MOST_MISFITS = 5  # that an error lists; after those a person has understood
@@ -47,6 +48,8 @@ class TrainState:
         if misfits := list(self.misfits(state)):
             more = f"; and {len(misfits) - MOST_MISFITS} more" if len(misfits) > MOST_MISFITS else ""
             raise ValueError("; ".join(misfits[:MOST_MISFITS]) + more)
+        if any(state[name] is None for name in OPTIMIZERS):
+            raise ValueError("it was cleaned of what training needs (`normlab clean`)")
         for entry in fields(self):
             value, saved = getattr(self, entry.name), state[entry.name]
             if isinstance(value, Optimizer):
@@ -57,18 +60,19 @@ class TrainState:
                 setattr(self, entry.name, saved)
 
     def misfits(self, state: dict[str, Any]) -> Iterator[str]:
-        """Yield where a saved state does not fit, judged by names, shapes and types alone: nothing is copied."""
+        """Yield where a saved state does not fit, judged by names, shapes and types alone: nothing is copied.
+
+        One that was cleaned of its optimizers fits.
+        """
         names = {entry.name for entry in fields(self)}
         if names != state.keys():
             yield f"{', '.join(sorted(map(str, names ^ state.keys())))}: there on one side only"
             return
-        if all(state[name] is None for name in OPTIMIZERS):
-            yield "it was cleaned of what training needs (`normlab clean`)"
-            return
         for name in sorted(names):
             value, saved = getattr(self, name), state[name]
             if isinstance(value, Optimizer):
-                yield from _moments_misfits(name, value.param_groups[0]["params"], saved)
+                if saved is not None:
+                    yield from _moments_misfits(name, value, saved, begun=bool(state["step"]))
             elif hasattr(value, "state_dict"):
                 yield from _tensors_misfits(name, value.state_dict(), saved)
             elif isinstance(saved, int) and saved < 0:
@@ -88,16 +92,21 @@ def _tensors_misfits(where: str, own: dict[str, Tensor], saved: Any) -> Iterator
             yield f"{where}.{key} is {theirs}, not {mine}"
 
 
-def _moments_misfits(where: str, parameters: list[Tensor], saved: Any) -> Iterator[str]:
-    """Yield what does not fit of an optimizer: for each parameter it keeps tensors of the same shape, and counts."""
+def _moments_misfits(where: str, optimizer: Optimizer, saved: Any, begun: bool) -> Iterator[str]:
+    """Yield what does not fit of an optimizer, which once begun keeps tensors of a parameter's shape, and counts."""
     moments = saved.get("state") if isinstance(saved, dict) else None
     if not isinstance(moments, dict) or not all(isinstance(entry, dict) for entry in moments.values()):
         yield f"{where} is {_described(saved)}, not the state of an optimizer"
         return
-    if moments and moments.keys() != set(range(len(parameters))):
-        yield f"{where} is of {len(moments)} parameters, not {len(parameters)}"
+    parameters, names = optimizer.param_groups[0]["params"], moment_names(optimizer)
+    known = set(range(len(parameters))) if begun and names else set[int]()
+    if moments.keys() != known:
+        yield f"{where} is of {len(moments)} parameters, not {len(known)}"
         return
     for index, entry in moments.items():
+        if sorted(map(str, entry)) != names:
+            yield f"{where}.{index} has {', '.join(map(str, entry))}, not {', '.join(names)}"
+            return
         for key, value in entry.items():
             fits = isinstance(value, Tensor) and value.is_floating_point()
             if not fits or value.shape not in (parameters[index].shape, ()):

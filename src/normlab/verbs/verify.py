@@ -10,7 +10,7 @@ from normlab.outputs.checkpoints import Checkpoints, Verification, require_finit
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.reports import tables
-from normlab.training.state import OPTIMIZERS, TrainState
+from normlab.training.state import TrainState
 from normlab.verbs.arguments import Arguments
 
 
@@ -34,7 +34,9 @@ def run(arguments: list[str]) -> int:
         print(state_digest(checkpoints.load(steps[-1])))
         return DONE
     own = assemble.saved_state(config.load(run_dir.config), run_dir)
-    results = [_examined(checkpoints, result, own) for result in checkpoints.verify()]
+    results = [
+        _examined(checkpoints, result, own) for result in checkpoints.verify(None if own is None else own.most_bytes())
+    ]
     damaged = [result for result in results if not result.ok]
     sound = [result.step for result in results if result.ok]
     digest = state_digest(checkpoints.load(sound[-1])) if sound else None
@@ -67,8 +69,7 @@ def _examined(checkpoints: Checkpoints, result: Verification, own: TrainState | 
     if not result.ok:
         return result
     state = checkpoints.load(result.step)
-    networks_alone = all(state.get(name, 0) is None for name in OPTIMIZERS)  # `normlab clean`
-    misfits = [] if own is None or networks_alone else list(own.misfits(state))
+    misfits = [] if own is None else list(own.misfits(state))
     try:
         require_finite(state)
     except NumericalError as error:
