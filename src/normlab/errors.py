@@ -64,6 +64,11 @@ class SweepError(NormlabError):
     exit_code = 8
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory ran out: torch has an error for a GPU's, and any RuntimeError else."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
+
+
 DONE = 0
 TIME_LIMIT_REACHED = 75
 INTERRUPTED = 130

@@ -23,6 +23,7 @@ from normlab.errors import (
     NormlabError,
     NumericalError,
     ResourceError,
+    is_out_of_memory,
 )
 from normlab.evaluation.evaluator import restandardised
 from normlab.outputs.checkpoints import Checkpoints
@@ -171,8 +172,7 @@ def _known(error: Exception) -> NormlabError | None:
     """Return an error as one that a person can mend, or None if it is none of those."""
     if isinstance(error, NormlabError):
         return error
-    # torch says on a GPU with an error of its own what it says on a CPU with any RuntimeError.
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+    if is_out_of_memory(error):
         remedy = "try a smaller train.batch_size or architecture.width"
         return ResourceError("device", f"out of memory ({str(error).partition(chr(10))[0]})", remedy)
     return None

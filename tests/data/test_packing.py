@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import time
@@ -82,6 +83,19 @@ def test_an_interrupted_preparation_leaves_nothing_and_the_next_one_succeeds(cac
 def kill_while_filling(writer: PackWriter) -> None:
     writer.split("train", (4, 3, 2, 2), PIXELS[:4], None)
     os._exit(9)
+
+
+def test_a_source_that_cannot_be_read_is_not_mistaken_for_a_cache_that_cannot_be_written(cache: Path):
+    def fill(writer: PackWriter) -> None:
+        def rows():
+            yield np.zeros((1, 1, 2, 2), np.uint8)
+            raise OSError(errno.EIO, "Input/output error", "images/7.png")
+
+        writer.split("train", (2, 1, 2, 2), rows(), None)
+
+    with pytest.raises(DataError, match=r"images/7\.png: cannot be read: Input/output error"):
+        packed("broken", "source", {}, fill)
+    assert pack_folders(cache) == []
 
 
 def test_what_a_killed_preparation_left_is_not_taken_for_a_pack_and_is_cleared_away(cache: Path):

@@ -151,6 +151,52 @@ def test_non_finite_images_give_a_flag_and_no_numbers(labelled: Dataset, generat
     assert (result.metrics, result.class_shares, result.flags) == ({}, None, ("non_finite",))
 
 
+class Cramped(MeanFeatures):
+    """The same features on a device with room for so many images."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().extract(images)
+
+
+def test_where_memory_runs_out_smaller_batches_give_the_same_scores(
+    labelled: Dataset, generator: Upwards, own_cache: Path, caplog: pytest.LogCaptureFixture
+):
+    cramped = evaluator(labelled, batch_size=20)
+    cramped.features = Cramped(room=6)
+    result = cramped.evaluate(generator)
+
+    assert cramped.batch_size == 5
+    # The sums over batches are taken in another order.
+    assert result.metrics == pytest.approx(evaluator(labelled).evaluate(generator).metrics, rel=1e-9)
+    assert [record.message for record in caplog.records if "out of memory" in record.message] == [
+        "out of memory in an evaluation; trying batches of 10",
+        "out of memory in an evaluation; trying batches of 5",
+    ]
+
+
+def test_an_evaluation_that_memory_is_too_small_for_is_flagged_and_training_goes_on(
+    labelled: Dataset, generator: Upwards
+):
+    cramped = evaluator(labelled)
+    cramped.real_moments()
+    cramped.features = Cramped(room=0)
+    assert cramped.evaluate(generator).flags == ("out_of_memory",)
+
+
+def test_another_error_within_an_evaluation_is_raised(labelled: Dataset, generator: Upwards):
+    broken = evaluator(labelled)
+    broken.real_moments()
+    broken.features.extract = lambda images: torch.zeros(1) @ torch.zeros(2)  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match=r"inconsistent tensor size|size mismatch"):
+        broken.evaluate(generator)
+
+
 def test_stop_is_heard_before_every_batch_of_samples(labelled: Dataset, generator: Upwards):
     chosen = evaluator(labelled, samples=60, batch_size=20)
     chosen.real_moments()

@@ -63,7 +63,7 @@ class PackWriter:
         with self._file(f"{name}_pixels.npy") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for row in rows:
+            for row in _read_from_source(rows):
                 block = np.ascontiguousarray(row)
                 file.write(block.data)
                 written += block.nbytes
@@ -213,6 +213,15 @@ def _reading(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}", "mend the file, or take it away") from error
+
+
+def _read_from_source(rows: Iterable[Pixels]) -> Iterator[Pixels]:
+    """Tell what fails in reading a source from what fails in writing its pack, which goes on at the same time."""
+    try:
+        yield from rows
+    except OSError as error:
+        source = str(error.filename or "dataset.root")
+        raise DataError(source, f"cannot be read: {error.strerror or error}", "mend the disk or the file") from error
 
 
 @contextmanager

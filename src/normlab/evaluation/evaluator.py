@@ -14,7 +14,7 @@ from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from normlab.data.images import Dataset
-from normlab.errors import DataError
+from normlab.errors import DataError, is_out_of_memory
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
 from normlab.evaluation.features import FeatureExtractor, scoring
 from normlab.evaluation.scores import Moments, class_shares, classifier_score, frechet_distance
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 STATISTICS_BATCHES, STATISTICS_BATCH = 50, 64
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Result = TypeVar("Result")
 
 
 class Interrupted(Exception):
@@ -37,7 +38,8 @@ class Evaluation:
 
     metrics: numbers by name; none if the images are not finite.  class_shares: shares of samples by the class that the
     classifier gives them.  flags: `few_samples` (fewer than feature dimensions, so that distances are far too large),
-    `few_real_images` (the same of the real ones), `non_finite` (the generator's images hold infinities or NaN).
+    `few_real_images` (the same of the real ones), `non_finite` (the generator's images hold infinities or NaN),
+    `out_of_memory` (even one image at a time was too much).
     """
 
     metrics: dict[str, float]
@@ -50,7 +52,10 @@ def never() -> bool:
 
 
 class Evaluator:
-    """Scores generators against one split of a data set, every time from the same latents."""
+    """Scores generators against one split of a data set, every time from the same latents.
+
+    Where memory runs out it goes on with half the batch size, which changes no score.
+    """
 
     def __init__(
         self,
@@ -99,7 +104,7 @@ class Evaluator:
 
             def compute(folder: Path) -> Path:
                 log.info("computing the statistics of the real images, once; they are kept in %s", folder)
-                real = self._moments_of_split(stop)
+                real = self._in_batches_that_fit(lambda: self._moments_of_split(stop))
                 tensors = {"count": torch.tensor(real.count), "total": real.total, "products": real.products}
                 return write_artifact(folder, key, tensors, {"extractor": self.features.info})
 
@@ -114,6 +119,15 @@ class Evaluator:
         Raises Interrupted if `stop`, asked before each batch, says so.
         """
         real = self.real_moments(stop)
+        try:
+            return self._in_batches_that_fit(lambda: self._evaluate(generator, real, stop))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            log.error("an evaluation ran out of memory even with one image at a time; training goes on without it")
+            return Evaluation({}, None, ("out_of_memory",))
+
+    def _evaluate(self, generator: nn.Module, real: Moments, stop: Callable[[], bool]) -> Evaluation:
         fake: Moments | None = None
         logits: list[Tensor] = []
         for images in self._sample(generator, stop):
@@ -132,6 +146,20 @@ class Evaluator:
             shares,
             tuple(flag for flag, raised in flags if raised),
         )
+
+    def _in_batches_that_fit(self, compute: Callable[[], Result]) -> Result:
+        """Return what `compute` returns, in batches of half the size, and half of that, where memory runs out."""
+        while True:
+            try:
+                return compute()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.batch_size == 1:
+                    raise
+            # Out here the error is gone, and with it what it kept of the batch that was too large.
+            self.batch_size //= 2
+            log.warning("out of memory in an evaluation; trying batches of %s", self.batch_size)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _metrics(self, real: Moments, fake: Moments, logits: list[Tensor]) -> dict[str, float]:
         # A distance on other features than Inception's is not an FID and must not bear its name.
