@@ -1,10 +1,12 @@
 """Measure normlab against what it is held against: `python scripts/benchmark.py NAME [--json]`.
 
     trainer    the trainer against the loop that one would write by hand, in the same numerics on the CPU
+    saving     a checkpoint against the training between two of them
+    memory     what a run holds in memory over its steps
 
-Each benchmark times its arms in rounds, in another order every round, and one arm twice: the ratio of an arm to itself
-is the noise control. The headline is CPU time, which other programs on the machine disturb less than wall time.
-Exit codes: 0, 1 where the arms do not do the same work (no ratio is printed then), 5 where the control is outside
+A benchmark that compares times its arms in rounds, in another order every round, and one arm twice: the ratio of an arm
+to itself is the noise control. The headline is CPU time, which other programs on the machine disturb less than wall
+time. Exit codes: 0, 1 where the arms do not do the same work (no ratio is printed then), 5 where the control is outside
 0.97 to 1.03, and those of normlab for what it refuses.
 """
 
@@ -12,13 +14,14 @@ import argparse
 import gc
 import json
 import math
+import os
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -32,10 +35,12 @@ from normlab import assemble, launching
 from normlab.assemble import Materials
 from normlab.composition import configure
 from normlab.config import RunConfig
-from normlab.errors import DONE, NormlabError
+from normlab.errors import DONE, ConfigurationError, NormlabError
 from normlab.outputs.environment import describe_environment
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import open_log
+from normlab.settings import Length
+from normlab.training.pace import pace_of
 from normlab.training.step import Step
 from normlab.training.stopping import Stop
 from normlab.training.trainer import Trainer
@@ -437,6 +442,139 @@ def _trainer_report(
     return Report(values, lines)
 
 
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def saving(arguments: argparse.Namespace) -> Report:
+    """Time `Trainer.save` against the training of as many steps as lie between two checkpoints by default.
+
+    What the disk takes to hold a checkpoint for good shows in the wall time alone.
+    """
+    settings = run_settings(arguments.changes)
+    materials = assemble.gather(settings, CPU)
+    interval = settings.every.checkpoint
+    if interval is None or interval.unit == "minutes":
+        raise ConfigurationError(
+            "every.checkpoint", f"is {interval}, no number of steps", "give steps, epochs or images"
+        )
+    steps = pace_of(settings, len(materials.dataset.train)).steps(interval)
+    with TemporaryDirectory(dir=arguments.folder) as folder, quietly(Path(folder) / "stderr"):
+        open_log(Path(folder) / "run.log")
+        with (
+            closing(Windows(without_extras(settings), materials, Path(folder) / "run")) as run,
+            closing(Windows(without_extras(settings), materials, Path(folder) / "again")) as again,
+        ):
+            run.train(WARM_UP)
+            again.train(WARM_UP)
+            seconds = time_rounds(
+                {
+                    "training": _window(run.train, steps),
+                    "saving": lambda: run.trainer.save(must=True),
+                    "again": _window(again.train, steps),
+                },
+                arguments.rounds,
+            )
+            size = max(path.stat().st_size for path in run.trainer.checkpoints.folder.glob("*.pt"))
+    medians = {name: _medians(windows) for name, windows in seconds.items()}
+    share, wall_share = (
+        getattr(medians["saving"], kind) / (getattr(medians["saving"], kind) + getattr(medians["training"], kind))
+        for kind in Seconds._fields
+    )
+    control = ratio_of([window.cpu for window in seconds["again"]], [window.cpu for window in seconds["training"]])
+    values = {
+        "benchmark": "saving",
+        **{"share": share, "wall_share": wall_share},
+        **{"control": control.median, "control_low": control.low, "control_high": control.high},
+        "rounds": arguments.rounds,
+        "steps_between": steps,
+        "checkpoint_bytes": size,
+        "seconds": {name: each._asdict() for name, each in medians.items()},
+        "environment": describe_environment(CPU, settings.precision),
+    }
+    lines = [
+        "what saving takes of a run's time, with a checkpoint every so many steps",
+        f"  {settings.label}, {steps} steps between two checkpoints of {size / 1e6:.1f} MB, {arguments.rounds} rounds",
+        f"  CPU time       {medians['saving'].cpu:.3f} s against {medians['training'].cpu:.3f} s: {share:.2%}",
+        f"  wall time      {medians['saving'].wall:.3f} s against {medians['training'].wall:.3f} s: {wall_share:.2%}",
+        f"  noise control  {control}  (the training against itself, CPU time)",
+    ]
+    return Report(values, lines)
+
+
+def run_settings(changes: list[str]) -> RunConfig:
+    """Return the default configuration on the CPU with some changes, as a command line gives them."""
+    settings, complaints = configure(["device=cpu", *changes])
+    return launching.checked(settings, complaints)
+
+
+def without_extras(settings: RunConfig) -> RunConfig:
+    """Return settings with which a run has rows, but no grid, checkpoint or evaluation, and does not end."""
+    never = replace(settings.every, sample=None, checkpoint=None, evaluate=None)
+    return replace(settings, every=never, train=replace(settings.train, until=Length(1e9, "steps")))
+
+
+def _medians(windows: list[Seconds]) -> Seconds:
+    return Seconds(*(statistics.median(values) for values in zip(*windows, strict=True)))
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+PARTS_OF_A_RUN = 10
+
+
+def memory(arguments: argparse.Namespace) -> Report:
+    """Follow the resident memory of a process that trains, logs, draws grids, saves and evaluates over many steps.
+
+    The growth is between the most that was held in the third tenth of the run, when all that is kept has been made, and
+    the most in the last.
+    """
+    part = arguments.steps // PARTS_OF_A_RUN
+    settings = run_settings(
+        [
+            *("architecture.width=8", "train.batch_size=16", f"train.until={arguments.steps} steps"),
+            *(f"every.{what}={part // 4} steps" for what in ("sample", "checkpoint", "evaluate")),
+            *("evaluation.samples=500", *arguments.changes),
+        ]
+    )
+    held: list[int] = []
+
+    class Followed(Stop):
+        def requested(self) -> bool:
+            held.append(resident_bytes())
+            return super().requested()
+
+    with TemporaryDirectory() as folder, quietly(Path(folder) / "stderr"):
+        open_log(Path(folder) / "run.log")
+        run_dir = RunDir(Path(folder) / "run")
+        run_dir.create()
+        trainer = assemble.assemble(settings, assemble.gather(settings, CPU), run_dir, CPU, Followed())
+        trainer.train()
+        trainer.recorder.close()
+    length = len(held) // PARTS_OF_A_RUN
+    most = [max(held[place * length : (place + 1) * length]) for place in range(PARTS_OF_A_RUN)]
+    growth = most[-1] - most[2]
+    values = {
+        "benchmark": "memory",
+        "growth_bytes": growth,
+        "most_bytes_by_tenths": most,
+        "steps": arguments.steps,
+        "environment": describe_environment(CPU, settings.precision),
+    }
+    lines = [
+        "the most memory that a run holds, in each tenth of its steps",
+        f"  {settings.label}, {arguments.steps:,} steps, with a grid, a checkpoint and an evaluation every {part // 4}",
+        f"  MB      {'  '.join(f'{value / 1e6:.0f}' for value in most)}",
+        f"  growth  {growth / 1e6:+.1f} MB from the third tenth to the last",
+    ]
+    return Report(values, lines)
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process holds, on Linux."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 # --- Command line ---------------------------------------------------------------------------------------------------
 
 
@@ -453,8 +591,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return UNEQUAL_WORK
     print(json.dumps(report.values) if arguments.json else "\n".join(report.lines))
-    control = report.values["control"]
-    if not is_quiet(control):
+    control = report.values.get("control")
+    if control is not None and not is_quiet(control):
         problem = f"an arm took {control:.3f} times as long as itself, outside {QUIET[0]} to {QUIET[1]}"
         print(f"error: control: {problem} — the machine is too noisy: wait, or give more rounds", file=sys.stderr)
         return NOISY
@@ -465,20 +603,39 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(required=True, metavar="NAME")
     _add_trainer(benchmarks.add_parser("trainer", help="the trainer against the loop that one would write by hand"))
+    _add_saving(benchmarks.add_parser("saving", help="a checkpoint against the training between two of them"))
+    _add_memory(benchmarks.add_parser("memory", help="what a run holds in memory over its steps"))
     return parser
 
 
-def _add_trainer(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(benchmark=trainer)
+def _add_saving(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, saving)
+    parser.add_argument("--rounds", type=_positive, default=9)
+    parser.add_argument("--folder", type=Path, default=None, help="where the checkpoints go, on the disk in question")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the run, by default the defaults")
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, memory)
+    parser.add_argument("--steps", type=_positive, default=10_000)
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the run, by default a small one's")
+
+
+def _add_common(parser: argparse.ArgumentParser, benchmark: Callable[[argparse.Namespace], Report]) -> None:
+    parser.set_defaults(benchmark=benchmark)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--threads", type=_positive, default=1, help="more than 1 count what they spend waiting as well"
+    )
+
+
+def _add_trainer(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, trainer)
     parser.add_argument("--rounds", type=_positive, default=9)
     parser.add_argument("--steps", type=_whole_intervals, default=50, help="steps of a window, whole intervals of rows")
     parser.add_argument("--technique", choices=PLAIN_TECHNIQUES, default="none", help="of the discriminator")
     parser.add_argument("--width", type=_positive, default=32)
     parser.add_argument("--batch", type=_positive, default=64)
-    parser.add_argument(
-        "--threads", type=_positive, default=1, help="more than 1 count what they spend waiting as well"
-    )
 
 
 def _positive(text: str) -> int:

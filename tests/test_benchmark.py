@@ -149,3 +149,36 @@ def test_the_command_prints_one_object_and_leaves_no_run_behind(tmp_path: Path):
     assert values["convolutions_and_optimizer_steps"]["Adam step of 8 tensors"] == 1
     assert values["environment"]["threads"] == 1
     assert list(tmp_path.iterdir()) == []
+
+
+SMALL = ("architecture.width=4", "train.batch_size=4", "evaluation=none")
+
+
+def test_what_saving_costs_is_a_share_of_the_steps_between_two_checkpoints(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
+    monkeypatch.setattr(benchmark, "WARM_UP", 2)
+    benchmark.main(["saving", "--json", "--rounds", "2", *SMALL, "every.checkpoint=8 images"])
+    values = json.loads(capsys.readouterr().out)
+    saving, training = values["seconds"]["saving"]["cpu"], values["seconds"]["training"]["cpu"]
+    assert values["steps_between"] == 2
+    assert values["share"] == pytest.approx(saving / (saving + training))
+    assert values["checkpoint_bytes"] > 10_000
+
+
+def test_saving_every_so_many_minutes_is_no_number_of_steps(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]):
+    assert benchmark.main(["saving", *SMALL, "every.checkpoint=5 minutes"]) == 2
+    assert "error: every.checkpoint: is 5 minutes" in capsys.readouterr().err
+
+
+def test_memory_is_followed_over_a_whole_run(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
+    held = iter(range(10**6))
+    monkeypatch.setattr(benchmark, "resident_bytes", lambda: next(held))
+    assert benchmark.main(["memory", "--json", "--steps", "40", *SMALL]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert len(values["most_bytes_by_tenths"]) == 10
+    assert values["growth_bytes"] == values["most_bytes_by_tenths"][-1] - values["most_bytes_by_tenths"][2] > 0
