@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -19,7 +20,8 @@ from normlab.outputs import checkpoints
 from tests.faults.driving import PLAIN, Ended, command, only_run, starts_cold
 
 FULL, SHORT = 30, 10
-MOST_BYTES = 10**9
+MOST_BYTES = 10**9  # of a process that shares torch's libraries with its parent
+MOST_BYTES_BEYOND = 10**8  # what the same command takes undisturbed: a cold start's own libraries take 1 GB with CUDA
 MOST_SECONDS = 30  # on a busy machine; what hangs, hangs for ever
 WORDS = [*PLAIN, "architecture.latent_size=8", "architecture.width=1", "train.until=6 steps"]
 
@@ -30,30 +32,40 @@ def trial(number: int, folder: Path) -> dict[str, float]:
     ended = command(folder, "train", *WORDS, "train.until=4 steps", cold=cold)
     assert ended.exit_code == 0, ended.stderr
     calm = ended.peak_bytes
+    assert cold or calm < MOST_BYTES, calm
     run = only_run(folder)
     trap = folder / "trap"
     attack = ATTACKS[number % len(ATTACKS)]
     if attack in ON_GENERATORS:
         file = folder / "generator.safetensors"
-        attack(file, trap)
+        in_a_process_of_its_own(attack, file, trap)
         ended = command(folder, "sample", str(file), cold=cold)
         assert ended.exit_code == 4, f"{attack.__name__}: {ended.exit_code} {ended.stderr}"
     else:
         outside = sorted(folder.iterdir())
-        attack(run / "checkpoints" / "step_00000004.pt", trap)
+        in_a_process_of_its_own(attack, run / "checkpoints" / "step_00000004.pt", trap)
         ended = command(folder, "train", *WORDS, cold=cold)
         assert ended.exit_code in (0, 4), f"{attack.__name__}: {ended.exit_code} {ended.stderr}"
         assert "trying the one before it" in ended.stderr or ended.exit_code == 4, f"{attack.__name__}: {ended.stderr}"
         assert sorted(folder.iterdir()) == outside, f"{attack.__name__}: {sorted(folder.iterdir())}"
-    require_harmless(ended, trap, attack.__name__)
+    require_harmless(ended, calm, trap, attack.__name__)
     shutil.rmtree(folder)
-    return {"refused": 1, "most MB beyond a calm run": (ended.peak_bytes - calm) / 1e6, "longest, s": ended.seconds}
+    held = {"most MB": ended.peak_bytes / 1e6, "most MB beyond a calm run": (ended.peak_bytes - calm) / 1e6}
+    return {"refused": 1, **held, "longest, s": ended.seconds}
 
 
-def require_harmless(ended: Ended, trap: Path, name: str) -> None:
+def in_a_process_of_its_own(attack: Callable[[Path, Path], None], file: Path, trap: Path) -> None:
+    """Make a hostile file without taking the memory that some need: a child's count of it begins with its parent's."""
+    process = multiprocessing.get_context("fork").Process(target=attack, args=(file, trap))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, attack.__name__
+
+
+def require_harmless(ended: Ended, calm: int, trap: Path, name: str) -> None:
     assert not trap.exists(), f"{name} was run"
     assert "Traceback" not in ended.stderr, f"{name}: {ended.stderr}"
-    assert ended.peak_bytes < MOST_BYTES + 2**28, f"{name}: {ended.peak_bytes / 1e6:.0f} MB"
+    assert ended.peak_bytes < max(MOST_BYTES, calm + MOST_BYTES_BEYOND), f"{name}: {ended.peak_bytes / 1e6:.0f} MB"
     assert ended.seconds < MOST_SECONDS, f"{name}: {ended.seconds:.0f} s"
 
 
