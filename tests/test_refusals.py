@@ -60,6 +60,16 @@ QUICK = ["evaluation.features=none", "architecture.width=4", "train.until=2 step
             "channels_per_group=16 does not divide",
         ),
         (["train.until"], "train.until", "write KEY=VALUE"),
+        (["name=/tmp/x"], "name", "got '/tmp/x'"),
+        (['name="x\ny"'], "name", "got 'x\\ny'"),
+        (["hydra.run.dir=../../x"], "hydra.run.dir", "changes nothing in a single run"),
+        (["hydra/launcher=joblib"], "hydra/launcher", "add -m"),
+        (["train.discriminator_steps=0"], "train.discriminator_steps", "got 0"),
+        (["architecture.latent_size=0"], "architecture.latent_size", "got 0"),
+        (["train.until='0 steps'"], "train.until", "got '0 steps'"),
+        (["optimizer.lr=nan"], "optimizer.lr", "got nan"),
+        (["train.batchsize=3"], "train.batchsize", "train.batch_size"),
+        (["loss=foo"], "loss", "there are hinge, least_squares, non_saturating, wasserstein"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -154,6 +164,29 @@ def test_a_run_that_diverges_stops_with_code_6_and_stays_diverged(normlab: Comma
     assert "non-finite" in first.stderr
     (status,) = outputs.glob("*/*/status.json")
     assert '"state": "diverged"' in status.read_text()
+
+
+def test_the_checkpoints_of_a_run_that_diverges_are_finite(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "failing_loss.py").write_text(
+        "from normlab.losses import LOSSES, Loss\n"
+        "usual, calls = LOSSES['non_saturating'](), []\n"
+        "def discriminator(real, fake):\n"
+        "    calls.append(real)\n"
+        "    return usual.discriminator(real, fake) * (float('nan') if len(calls) == 5 else 1)\n"
+        "@LOSSES.register('failing')\n"
+        "def failing() -> Loss:\n"
+        "    return Loss(discriminator, usual.generator)\n"
+    )
+    words = ["train", "plugins=[failing_loss]", "loss.name=failing", "every.checkpoint=1 step", "every.log=1 step"]
+    first, second = (normlab(*words, *QUICK[:2], "train.until=50 steps") for _ in range(2))
+    (run,) = outputs.glob("*/*")
+
+    assert (first.exit_code, second.exit_code) == (6, 6), first.stderr
+    assert "loss/discriminator: became non-finite after step 4, at step 5 at the latest" in first.stderr
+    newest = max((run / "checkpoints").glob("*.pt"))
+    assert newest.name == "step_00000004.pt"
+    assert normlab("verify", str(run)).exit_code == 0
+    assert not (run / "generator.safetensors").exists()
 
 
 def test_a_setting_changed_behind_the_back_of_a_run_is_refused(normlab: Command, outputs: Path) -> None:

@@ -66,7 +66,10 @@ class SweepError(NormlabError):
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error says that memory ran out: torch has an error for a GPU's, and any RuntimeError else."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
+    signs = ("out of memory", "allocate memory", "enough memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    )
 
 
 DONE = 0

@@ -65,7 +65,7 @@ def preview(settings: RunConfig) -> int:
         if (ended := _ended(settings, run_dir)) is not None:
             return ended
     device = assemble.choose_device(settings.device)
-    dataset = assemble.gather(settings, device).dataset
+    dataset = _gather(settings, device).dataset
     footprint.require_disk(settings, dataset.image_shape, run_dir.path)
     footprint.require_memory(settings, dataset.image_shape, device)
     steps = pace_of(settings, len(dataset.train)).steps(settings.train.until)
@@ -87,7 +87,7 @@ def launch(settings: RunConfig) -> int:
     # Before anything is computed, and the same when the run goes on: sums depend on it.
     torch.set_num_threads(threads_of(settings, run_dir))
     device = assemble.choose_device(settings.device)
-    materials = assemble.gather(settings, device)
+    materials = _gather(settings, device)
     run_dir.create()
     if settings.fresh and run_dir.exists():
         with run_dir.lock():
@@ -105,6 +105,13 @@ def launch(settings: RunConfig) -> int:
             return stopped.exit_code
     _tell_result(trainer, run_dir)
     return DONE
+
+
+def _gather(settings: RunConfig, device: torch.device) -> Materials:
+    try:
+        return assemble.gather(settings, device)
+    except (MemoryError, RuntimeError) as error:
+        raise _known(error) or error from None
 
 
 def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: torch.device, stop: Stop) -> Trainer:

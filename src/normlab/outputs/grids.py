@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,6 +26,13 @@ def save_grid(images: Tensor, path: Path, columns: int = 8) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Bring float images in [-1, 1] of any shape to uint8 on the CPU: rounded to the nearest level, clipped outside."""
     return ((images.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def read_image(path: Path) -> Tensor:
+    """Return a PNG as uint8 [c, h, w], c being 1 or 3."""
+    with Image.open(path) as image:
+        pixels = torch.from_numpy(np.array(image))
+    return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)
 
 
 def arrange(images: Tensor, columns: int = 8) -> Tensor:

@@ -1,12 +1,12 @@
 """All that a run leaves on its way: rows, TensorBoard, grids, status and progress, through one door."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
 
-from normlab.outputs.grids import save_grid
+from normlab.outputs.grids import read_image, save_grid
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines, Progress, TensorBoard
 
@@ -37,9 +37,14 @@ class Recorder:
         for grid in self.run_dir.samples.glob("step_*.png"):
             if grid > self.run_dir.sample(self.step):
                 grid.unlink()
-        # Whatever an earlier process wrote beyond this step is taken back in the view, too.
+        # The view is taken back, too, and shows this step anew: a kill may have come between a row and the view of it.
         begun = self.run_dir.tensorboard.is_dir()
-        self.tensorboard = TensorBoard(self.run_dir.tensorboard, purge_step=self.step + 1 if begun else None)
+        self.tensorboard = TensorBoard(self.run_dir.tensorboard, purge_step=self.step if begun else None)
+        for row in self._metrics.rows() + self._evaluations.rows():
+            if row["step"] == self.step:
+                self._show(row)
+        if self.has_grid(self.step):
+            self.tensorboard.grid("samples", read_image(self.run_dir.sample(self.step)), self.step)
 
     def seconds(self) -> float:
         """Return how long the run had trained when the last row was written."""
@@ -47,17 +52,18 @@ class Recorder:
         return float(rows[-1].get("seconds") or 0) if rows else 0.0
 
     def scalars(self, position: Position, scalars: Mapping[str, float]) -> None:
-        self._metrics.append({**vars(position), **scalars})
-        self.tensorboard.scalars(scalars, position.step)
+        row = {**vars(position), **scalars}
+        self._metrics.append(row)
+        self._show(row)
         self.progress.report(position.step, scalars)
 
     def evaluations(self) -> list[dict[str, Any]]:
         return self._evaluations.rows()
 
     def evaluation(self, position: Position, generator: str, row: Mapping[str, Any]) -> None:
-        self._evaluations.append({**vars(position), "generator": generator, **row})
-        numbers = {f"{generator}/{key}": float(value) for key, value in row.items() if isinstance(value, float)}
-        self.tensorboard.scalars(numbers, position.step)
+        row = {**vars(position), "generator": generator, **row}
+        self._evaluations.append(row)
+        self._show(row)
 
     def has_grid(self, step: int) -> bool:
         return self.run_dir.sample(step).exists()
@@ -75,6 +81,13 @@ class Recorder:
             if rows.path.exists():
                 rows.sync()
         self.tensorboard.flush()
+
+    def _show(self, row: Mapping[str, Any]) -> None:
+        """Bring the numbers of a row to TensorBoard, an evaluation's under the name of its generator."""
+        generator = f"{row['generator']}/" if "generator" in row else ""
+        places = {entry.name for entry in fields(Position)}
+        numbers = {key: value for key, value in row.items() if isinstance(value, float) and key not in places}
+        self.tensorboard.scalars({f"{generator}{key}": value for key, value in numbers.items()}, row["step"])
 
     def close(self) -> None:
         self.progress.close()

@@ -125,10 +125,10 @@ class RunDir:
             with self._lock.open("rb") as file:
                 # Shared, so that two who look at once do not take each other for a run.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
         except BlockingIOError:
             return True
+        except OSError:
+            return False  # there is no such file, or none that can be opened: whoever writes there will say so
         return False
 
     def refuse_if_locked(self) -> None:

@@ -24,7 +24,10 @@ def run(arguments: list[str]) -> int:
     if known.multirun:
         return _check_sweep(words, known.config_dir) if known.check else sweep.run(words, known.config_dir)
 
-    settings, complaints = composition.configure(words, known.config_dir)
+    for_sweeps = [word for word in words if composition.for_hydra(word) and not word.startswith("hydra.searchpath=")]
+    settings, complaints = composition.configure([word for word in words if word not in for_sweeps], known.config_dir)
+    remedy = "add -m for a sweep, or leave it out; NORMLAB_OUTPUTS and name= say where a run goes"
+    complaints += [Complaint(word.partition("=")[0], "changes nothing in a single run", remedy) for word in for_sweeps]
     # Only here, since importing torch takes seconds.
     from normlab import launching
 
