@@ -10,6 +10,8 @@ from normlab.data.image_folder import image_folder
 from normlab.data.images import Dataset
 from normlab.errors import DataError
 
+from ..conftest import Command
+
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +138,18 @@ def test_a_folder_of_mixed_modes_and_sizes_gives_exact_pixels_and_counts(root: P
         "1 of 5 images: reduced to 32 pixels",
         "1 of 5 images: transparency composited on white",
     )
+
+
+def test_a_run_on_a_mixed_folder_says_what_was_done_to_its_images(root: Path, normlab: Command, outputs: Path):
+    for number in range(8):
+        put(root, f"{number}.png", number, ["L", "RGBA"][number % 2], (32, 40))
+    words = ["dataset=image_folder", f"dataset.root={root}", "train.batch_size=2", "train.until=1 step"]
+    ended = normlab("train", *words, "evaluation=none", "architecture.width=4")
+
+    assert ended.exit_code == 0, ended.stderr
+    (log,) = outputs.glob("*/*/run.log")
+    for note in ("8 of 8 images: cropped to the centre square", "4 of 8 images: transparency composited on white"):
+        assert ended.stderr.count(note) == log.read_text().count(note) == 1
 
 
 def test_one_channel_can_be_asked_for(root: Path):
