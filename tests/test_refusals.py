@@ -199,6 +199,17 @@ def test_a_setting_changed_behind_the_back_of_a_run_is_refused(normlab: Command,
     assert "optimizer.lr: is 0.0002, but 0.5 in the run" in result.stderr
 
 
+def test_a_parameter_that_a_run_did_not_have_yet_is_no_change(normlab: Command, outputs: Path) -> None:
+    words = ["train", "optimizer.schedule=linear", *QUICK]
+    assert normlab(*words).exit_code == 0
+    (saved,) = outputs.glob("*/*/config.yaml")
+    saved.write_text("".join(line for line in saved.read_text().splitlines(True) if "start: 0.0" not in line))
+    again = normlab(*words)
+
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout.startswith("already complete")
+
+
 def test_a_resumed_run_takes_only_what_does_not_change_its_result(normlab: Command, outputs: Path) -> None:
     assert normlab("train", *QUICK).exit_code == 0
     (run,) = outputs.glob("*/*")

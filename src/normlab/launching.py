@@ -187,7 +187,7 @@ def _known(error: Exception) -> NormlabError | None:
 
 def _continued(settings: RunConfig, run_dir: RunDir) -> RunConfig:
     """Return the settings with which a run goes on; raise ConfigurationError if they would make another run of it."""
-    saved = config.load(run_dir.config)
+    saved = _saved(run_dir)
     # A longer run keeps the learning rates that it began with.
     settings = _with_horizon(settings, saved.optimizer.schedule.params.get("horizon"))
     composition.refuse(
@@ -204,9 +204,14 @@ def _continued(settings: RunConfig, run_dir: RunDir) -> RunConfig:
     return settings
 
 
+def _saved(run_dir: RunDir) -> RunConfig:
+    """Return the configuration that a run began with; a parameter that came to normlab later has its default."""
+    return assemble.completed(config.load(run_dir.config))
+
+
 def _record_changes(settings: RunConfig, run_dir: RunDir, step: int) -> None:
     """Leave in `changes.jsonl` which settings a run goes on with otherwise than it began, and since which step."""
-    for change in config.changes(config.load(run_dir.config), settings):
+    for change in config.changes(_saved(run_dir), settings):
         log.warning("%s changes from %s to %s at step %s", *change, f"{step:,}")
         JsonLines(run_dir.changes).append({"step": step, **change._asdict()})
 

@@ -73,10 +73,13 @@ class Registry(Generic[Part]):
         return complaints
 
     def complete(self, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters with the defaults of those that are not given, as plain values."""
+        """Return the parameters with the defaults of those that are not given, as plain values.
+
+        Of a part that is not there they are returned as they are.
+        """
         defaults = {
             key: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
-            for key, parameter in self.parameters(name).items()
+            for key, parameter in (self.parameters(name) if name in self else {}).items()
             if parameter.default is not inspect.Parameter.empty
         }
         return {**defaults, **params}

@@ -35,6 +35,7 @@ def test_nothing_is_due_without_a_length_or_at_step_0() -> None:
     [
         ("constant", {}, [1, 1, 1, 1, 1, 1]),
         ("linear", {"floor": 0.2}, [1, 0.8, 0.6, 0.4, 0.2, 0.2]),
+        ("linear", {"start": 0.5}, [1, 1, 1, 0.5, 0, 0]),
         ("cosine", {}, [1, 0.8535534, 0.5, 0.1464466, 0, 0]),
         ("step", {"milestones": [0.25, 0.75], "factor": 0.1}, [1, 0.1, 0.1, 0.01, 0.01, 0.01]),
     ],

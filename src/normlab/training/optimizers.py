@@ -103,10 +103,13 @@ def constant(steps_of: StepsOf) -> Schedule:
 
 
 @SCHEDULES.register("linear")
-def linear(steps_of: StepsOf, *, horizon: Horizon = None, floor: Fraction = 0.0) -> Schedule:
-    """Linear decay from 1 to `floor` over the horizon, `floor` after it."""
+def linear(steps_of: StepsOf, *, horizon: Horizon = None, start: Fraction = 0.0, floor: Fraction = 0.0) -> Schedule:
+    """1 up to `start`, a part of the horizon, then linear decay to `floor` at its end, `floor` after it.
+
+    With `start` 0.5 it is that of CycleGAN (Zhu et al. 2017, section 4).
+    """
     steps = steps_of(horizon)
-    return lambda step: floor + (1 - floor) * (1 - _progress(step, steps))
+    return lambda step: 1 - (1 - floor) * max(_progress(step, steps) - start, 0.0) / (1 - start)
 
 
 @SCHEDULES.register("cosine")
