@@ -53,7 +53,7 @@ MAY_IMPORT = {
         "training",
     },
     "loading": {"assemble", "config", "evaluation", "networks", "outputs"},
-    "footprint": {"assemble", "config", "reports"},
+    "footprint": {"assemble", "config", "outputs", "reports"},
     "sweeps": {"composition", "config", "outputs", "training", *READERS},
     "verbs": {
         "footprint",

@@ -1,6 +1,5 @@
 """What a run takes of disk and memory, found out where no weight takes memory, and whether there is room for it."""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 from normlab import assemble
 from normlab.config import RunConfig
 from normlab.errors import ResourceError
+from normlab.outputs.atomic import free_disk
 from normlab.reports.tables import size
 
 # The newest two checkpoints and the best are kept; when a new one is written the oldest is still there.
@@ -60,12 +60,6 @@ def require_memory(settings: RunConfig, image_shape: ImageShape, device: torch.d
     if free is not None and needed > free:
         problem = f"weights and optimizer need {size(needed)}, but only {size(free)} of memory are free"
         raise ResourceError("device", problem, "try a smaller architecture.width, or another device")
-
-
-def free_disk(folder: Path) -> int:
-    """Return how many bytes are free where a folder is, or would be made."""
-    there = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
-    return shutil.disk_usage(there).free
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -75,6 +75,12 @@ def unwritable(path: Path, error: OSError) -> ResourceError:
     return ResourceError(str(path), f"cannot be written: {reason}", "check the path and its permissions")
 
 
+def free_disk(folder: Path) -> int:
+    """Return how many bytes are free where a folder is, or would be made."""
+    there = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
 def _discard(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)

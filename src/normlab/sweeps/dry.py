@@ -1,11 +1,11 @@
 """What a sweep would do, and what that would take; nothing is started and no folder made."""
 
-import shutil
 from collections.abc import Callable
 
 from normlab import composition, config, progress
 from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ResourceError
+from normlab.outputs.atomic import free_disk
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import duration
 from normlab.reports import forecast, tables
@@ -95,7 +95,7 @@ def _require_disk(missing: list[Planned], kin: list[list[Run]], estimate: Estima
     there = [0 if run.settings.fresh else forecast.folder_bytes(run.folder) for run in missing]
     needed = sum(max(0.0, size - have) for size, have in zip(sizes, there, strict=True))
     folder = config.outputs_folder().resolve()
-    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    free = free_disk(folder)
     source = "by runs like these" if None not in measured else "by their checkpoints"
     print(f"disk: about {tables.size(needed)} more, {source}; {tables.size(free)} are free")
     if needed > free:
