@@ -1,6 +1,7 @@
 """Measure normlab against what it is held against: `python scripts/benchmark.py NAME [--json]`.
 
-    trainer    the trainer against the loop that one would write by hand, in the same numerics on the CPU
+    trainer    the trainer against the loop that one would write by hand, in the same numerics on the CPU: with the
+               techniques that torch has in the same arithmetic, which weight and spectral normalization are not
     saving     a checkpoint against the training between two of them
     memory     what a run holds in memory over its steps
 

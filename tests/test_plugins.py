@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from .conftest import Command
 
 MODULE = '''
@@ -47,6 +49,28 @@ def test_a_part_of_ones_own_is_chosen_by_name(normlab: Command, outputs: Path, t
     trained = normlab("train", "plugins=[own_parts]", "loss.name=squared", *QUICK)
 
     assert trained.exit_code == 0, trained.stderr
+
+
+def test_what_a_run_with_plugins_needs_is_said_where_they_are_missing(
+    normlab: Command, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_parts.py").write_text(MODULE)
+    words = ["plugins=[own_parts]", "normalization.generator.name=scaled", *QUICK]
+    assert normlab("train", *words).exit_code == 0
+    (run,) = outputs.glob("*/*")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    refused = [normlab("verify", str(run)), normlab("sample", str(run))]
+    unnamed = normlab("sample", str(run / "generator.safetensors"))
+    monkeypatch.chdir(tmp_path)
+    named = normlab("sample", str(run / "generator.safetensors"), "--plugins", "own_parts")
+
+    assert [(ended.exit_code, ended.stderr.count("plugins: 'own_parts' cannot be imported")) for ended in refused] == [
+        (2, 1),
+        (2, 1),
+    ]
+    assert (unnamed.exit_code, named.exit_code) == (4, 0), named.stderr
+    assert "there is no scaled here; --plugins MODULE imports what has it" in unnamed.stderr
 
 
 def test_a_folder_of_configurations_adds_choices_to_the_groups(normlab: Command, outputs: Path, tmp_path: Path) -> None:

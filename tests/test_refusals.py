@@ -30,7 +30,9 @@ QUICK = ["evaluation.features=none", "architecture.width=4", "train.until=2 step
         (["optimizer.momentum=0.9"], "optimizer.momentum", "'momentum' is not a parameter of 'adam'"),
         (["optimizer.schedule=linear", "optimizer.schedule.floor=1"], "optimizer.schedule.floor", "got 1"),
         (["seed=-1"], "seed", "got -1"),
+        (["seed=20000000000000000000"], "seed", "got 20000000000000000000"),
         (["seed=0,1"], "seed", "add -m"),
+        (["architecture.width=9999999999999"], "architecture.width", "got 9999999999999"),
         (["ema.decay=1.5"], "ema.decay", "got 1.5"),
         (["every.evaluate=3 minutes"], "every.evaluate", "got '3 minutes'"),
         (["name=../../x"], "name", "got '../../x'"),
@@ -133,6 +135,43 @@ def test_a_truncated_image_is_named(normlab: Command, outputs: Path, tmp_path: P
     assert not outputs.exists()
 
 
+def test_networks_too_large_for_memory_are_refused_before_there_is_a_folder(normlab: Command, outputs: Path) -> None:
+    refused = normlab("train", "architecture.width=50000", "evaluation=none")
+
+    assert refused.exit_code == 5
+    assert "free" in refused.stderr
+    assert not outputs.exists()
+
+
+@pytest.mark.parametrize("dataset", ["digits", "stacked"])
+def test_a_file_that_holds_no_weights_is_refused_in_plain_words(
+    normlab: Command, outputs: Path, tmp_path: Path, dataset: str
+) -> None:
+    (tmp_path / "page.html").write_text("<html>not found</html>")
+    for number in range(8):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    words = ["dataset=digits"] if dataset == "digits" else ["dataset=image_folder", f"dataset.root={tmp_path}"]
+    refused = normlab("train", *words, "train.batch_size=2", f"evaluation.weights={tmp_path / 'page.html'}")
+
+    assert refused.exit_code == 3, refused.stderr
+    (line,) = refused.stderr.splitlines()[-1:]
+    assert line.startswith(f"error: {tmp_path / 'page.html'}: ")
+    assert "weights_only" not in line
+    assert "delete" not in line
+
+
+def test_a_resumed_run_says_what_it_does_not_take(normlab: Command, outputs: Path) -> None:
+    assert normlab("train", *QUICK).exit_code == 0
+    (run,) = outputs.glob("*/*")
+    refused = normlab("train", f"resume={run}", "lr=3", "fresh=true", "allow_changes=[foo]")
+
+    assert refused.exit_code == 2
+    assert "error: lr: is no setting — did you mean optimizer." in refused.stderr
+    assert "error: fresh: cannot be given with resume" in refused.stderr
+    assert "error: allow_changes: 'foo' is no setting" in refused.stderr
+    assert normlab("train", f"resume={run}", "seed=0").exit_code == 0
+
+
 def test_a_batch_larger_than_the_data(normlab: Command, outputs: Path) -> None:
     result = normlab("train", "train.batch_size=2000", *QUICK)
 
@@ -230,7 +269,7 @@ def test_a_setting_that_matters_may_change_on_purpose_and_the_run_tells_of_it(no
     again = normlab("train", f"resume={run}", "train.until=6 steps")
 
     assert refused.exit_code == 2
-    assert "add allow_changes=[optimizer.betas]" in refused.stderr
+    assert "or allow_changes=[optimizer.betas]" in refused.stderr
     assert (taken.exit_code, again.exit_code) == (0, 0), taken.stderr + again.stderr
     (change,) = (json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines())
     assert change == {"step": 2, "key": "optimizer.betas", "before": [0.5, 0.999], "after": [0.0, 0.9]}

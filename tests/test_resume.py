@@ -245,6 +245,36 @@ def test_two_ways_to_say_the_same_settings_are_the_same_run(normlab: Command, ou
     assert "weight_decay: 0.01" in (only_run(outputs) / "config.yaml").read_text()
 
 
+def test_a_number_written_otherwise_is_the_same_run(normlab: Command, outputs: Path) -> None:
+    words = ["train", "evaluation=none", "train.until=2 steps"]
+    assert normlab(*words, "architecture.width=4", "optimizer.betas=[0,0.9]").exit_code == 0
+    again = normlab(*words, "architecture.width=4.0", "optimizer.betas=[0.0,0.9]")
+
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout.startswith("already complete")
+
+
+def test_a_run_that_outlives_its_schedule_says_that_it_learns_nothing_any_more(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "evaluation=none", "optimizer.schedule=linear"]
+    first, longer = normlab(*words, "train.until=2 steps"), normlab(*words, "train.until=4 steps")
+
+    assert (first.exit_code, longer.exit_code) == (0, 0)
+    assert "learning rate is 0" not in first.stderr
+    assert "warning: the learning rate is 0 before the run ends" in longer.stderr
+
+
+def test_fresh_sets_aside_checkpoints_that_have_lost_their_configuration(normlab: Command, outputs: Path) -> None:
+    words = ["train", "architecture.width=4", "evaluation=none", "train.until=2 steps"]
+    assert normlab(*words).exit_code == 0
+    run = only_run(outputs)
+    (run / "config.yaml").unlink()
+    fresh = normlab(*words, "fresh=true")
+
+    assert fresh.exit_code == 0, fresh.stderr
+    assert "continues" not in fresh.stderr
+    assert not (run.with_name(f"{run.name}.old-1") / ".lock.json").exists()
+
+
 def test_killed_before_its_first_checkpoint_a_run_shows_each_step_once(
     normlab: Command, outputs: Path, tmp_path: Path
 ) -> None:

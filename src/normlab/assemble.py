@@ -15,7 +15,7 @@ from normlab.config import PARTS, OptimizerConfig, Part, RunConfig, write
 from normlab.data.batches import RealBatches
 from normlab.data.images import Dataset
 from normlab.data.sources import DATASETS
-from normlab.errors import CheckpointError, Complaint
+from normlab.errors import CheckpointError, Complaint, ConfigurationError
 from normlab.evaluation.evaluator import Evaluator, Interrupted
 from normlab.evaluation.features import open_features
 from normlab.losses import LOSSES
@@ -58,7 +58,11 @@ def import_plugins(config: RunConfig) -> list[Complaint]:
             importlib.import_module(name)
         except Exception as error:  # the user's own code may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            complaints.append(Complaint("plugins", f"'{name}' cannot be imported ({reason})", "name a sound module"))
+            complaints.append(
+                Complaint(
+                    "plugins", f"'{name}' cannot be imported ({reason})", "name a sound module, or go to its folder"
+                )
+            )
     return complaints
 
 
@@ -157,11 +161,15 @@ def build_state(config: RunConfig, image_shape: tuple[int, int, int], device: to
 
 
 def saved_state(config: RunConfig, run_dir: RunDir) -> TrainState | None:
-    """Return the state at step 0 of a run that has a folder, for comparison; None if its images are not known."""
+    """Return the state at step 0 of a run that has a folder, for comparison; None if its images are not known.
+
+    Raises ConfigurationError where a plugin of the run cannot be imported.
+    """
     shape = progress.images_of(run_dir).get("image_shape")
     if shape is None:
         return None
-    import_plugins(config)
+    if complaints := import_plugins(config):
+        raise ConfigurationError.of(complaints)
     channels, height, width = shape
     return build_state(config, (channels, height, width), torch.device("cpu"))
 
@@ -333,4 +341,7 @@ def generator_from_metadata(metadata: dict[str, str]) -> Generator:
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the generator lacks {error}") from None
     architecture, technique = (Part(name=str(part.pop("name")), params=part) for part in parts.values())
+    for registry, part in ((ARCHITECTURES, architecture), (TECHNIQUES, technique)):
+        if part.name not in registry:
+            raise ValueError(f"there is no {part.name} here; --plugins MODULE imports what has it")
     return ARCHITECTURES.build(architecture.name, architecture.params, shape).generator(_technique(technique))

@@ -1,6 +1,7 @@
 """The command line: finds the verb, and turns whatever goes wrong into one line and an exit code."""
 
 import importlib
+import importlib.metadata
 import logging
 import os
 import signal
@@ -90,6 +91,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE.format(verbs="\n".join(f"  {verb:<8} {text}" for verb, text in VERBS.items())), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"normlab {importlib.metadata.version('normlab')}")
         return 0
     verb, *rest = arguments
     if verb not in VERBS:

@@ -57,26 +57,26 @@ def configure(words: list[str], config_dir: str | None = None) -> tuple[RunConfi
 
 
 def _resumed(folder: str, words: list[str]) -> tuple[RunConfig, list[Complaint]]:
-    """Take a run's own configuration, and of the overrides those that do not change what it computes."""
+    """Take a run's own configuration with the overrides, but for those that would choose another folder."""
     path = Path(folder).expanduser() / "config.yaml"
     if not path.is_file():
         raise ConfigurationError("resume", f"there is no run in '{folder}'", "name a folder that holds a config.yaml")
-    saved = config.load(path)
-    keys = [word.lstrip("+").partition("=")[0] for word in words]
-    mine = [word for word, key in zip(words, keys, strict=True) if key == "allow_changes"]
-    permitted = config.read(override(config.write(saved), mine)[0])[0].allow_changes
-    remedy = "leave it out, start a new run, or add allow_changes=[{}] to make another run of it on purpose"
-    refused = [
-        Complaint(key, "cannot change in a run that has begun", remedy.format(key))
-        for key in keys
-        if not (config.is_free(key) or key in permitted or key == "allow_changes")
-    ]
-    wrong = {complaint.where for complaint in refused}
-    tree, complaints = override(
-        config.write(saved), [word for word, key in zip(words, keys, strict=True) if key not in wrong]
-    )
+    placing = [word for word in words if word.lstrip("+").partition("=")[0] in config.PLACING]
+    saved = config.write(config.load(path))
+    tree, complaints = override(saved, [word for word in words if word not in placing])
     settings, more = config.read(tree)
-    return replace(settings, resume=str(path.parent.resolve())), [*refused, *complaints, *more]
+    complaints += [
+        Complaint(word.partition("=")[0], "cannot be given with resume", "leave it out, or start a new run")
+        for word in placing
+    ]
+    known = {key for key, _ in flatten(saved)}
+    complaints += [
+        Complaint("allow_changes", f"'{key}' is no setting", _unknown_key(key, saved).remedy)
+        for key in settings.allow_changes
+        if key not in known
+    ]
+    # Whether what has changed may change is judged when the run goes on, as for the same command.
+    return replace(settings, resume=str(path.parent.resolve())), [*complaints, *more]
 
 
 def compose(overrides: list[str], config_dir: str | None = None) -> tuple[Tree, list[Complaint]]:

@@ -21,7 +21,6 @@ from normlab.settings import (
     Fraction,
     Length,
     Misfit,
-    NonNegativeInt,
     Pattern,
     PositiveInt,
     Range,
@@ -114,7 +113,7 @@ class RunConfig:
     """Everything that a run is made of."""
 
     name: FolderName = "default"
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Range(least=0, most=2**63 - 1)] = 0
     device: Device = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     dataset: Part = Part(name="digits")
@@ -126,7 +125,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     every: EveryConfig = field(default_factory=EveryConfig)
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Range(least=1, most=1024)] | None = None
     plugins: tuple[str, ...] = ()
     resume: str | None = None
     allow_changes: tuple[str, ...] = ()
@@ -157,6 +156,7 @@ FREE = (
 # Settings that choose the folder, or say how a run is started.
 STARTED = ("resume", "allow_changes", "fresh", "on_error")
 PLACE = ("name", *STARTED)
+PLACING = ("name", "fresh")  # of them, those that a run which is resumed has no use for
 PATHS = ("dataset.root", "evaluation.weights")
 
 
@@ -262,7 +262,7 @@ def run_name(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]
         for key, value in identity(config).items()
         if key in names or (value != defaults.get(key) and not _inherits(key, value))
     }
-    digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(_canonical(changed), sort_keys=True).encode()).hexdigest()[:8]
     pair = f"G.{config.normalization.generator.name}-D.{config.normalization.discriminator.name}"
     return f"{config.dataset.name}-{config.architecture.name}-{pair}-seed{config.seed}-{digest}"
 
@@ -277,6 +277,15 @@ def run_folder(config: RunConfig, part_defaults: typing.Callable[[str, str], Tre
 def outputs_folder() -> Path:
     """Return the folder of all runs: $NORMLAB_OUTPUTS, else `outputs` in the current folder."""
     return Path(os.environ.get("NORMLAB_OUTPUTS") or "outputs").expanduser()
+
+
+def _canonical(value: Any) -> Any:
+    """Return a value in which equal numbers are written alike: 16.0 is 16, and makes the same run."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in typing.cast(Tree, value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in typing.cast(list[Any], value)]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _inherits(key: str, value: Any) -> bool:

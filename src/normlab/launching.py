@@ -66,8 +66,7 @@ def preview(settings: RunConfig) -> int:
             return ended
     device = assemble.choose_device(settings.device)
     dataset = _gather(settings, device).dataset
-    footprint.require_disk(settings, dataset.image_shape, run_dir.path)
-    footprint.require_memory(settings, dataset.image_shape, device)
+    _require_room(settings, dataset, run_dir, device)
     steps = pace_of(settings, len(dataset.train)).steps(settings.train.until)
     print(f"{settings.label}  {dataset.name}: {len(dataset.train):,} images  {steps:,} steps on {device}")
     saved = Checkpoints(run_dir.checkpoints).steps() if begun else []
@@ -88,8 +87,9 @@ def launch(settings: RunConfig) -> int:
     torch.set_num_threads(threads_of(settings, run_dir))
     device = assemble.choose_device(settings.device)
     materials = _gather(settings, device)
+    _require_room(settings, materials.dataset, run_dir, device)
     run_dir.create()
-    if settings.fresh and run_dir.exists():
+    if settings.fresh and (run_dir.exists() or Checkpoints(run_dir.checkpoints).steps()):
         with run_dir.lock():
             log.warning("the old folder is now %s", run_dir.set_aside())
         run_dir.create()
@@ -105,6 +105,11 @@ def launch(settings: RunConfig) -> int:
             return stopped.exit_code
     _tell_result(trainer, run_dir)
     return DONE
+
+
+def _require_room(settings: RunConfig, dataset: Dataset, run_dir: RunDir, device: torch.device) -> None:
+    footprint.require_disk(settings, dataset.image_shape, run_dir.path)
+    footprint.require_memory(settings, dataset.image_shape, device)
 
 
 def _gather(settings: RunConfig, device: torch.device) -> Materials:
@@ -129,6 +134,9 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
         account.append(trainer)
         if run_dir.exists():
             _record_changes(settings, run_dir, trainer.state.step)
+        if trainer.step.schedule(trainer.last_step - 1) == 0:
+            remedy = "optimizer.schedule.horizon is shorter than train.until, and keeps what the run began with"
+            log.warning("the learning rate is 0 before the run ends: %s", remedy)
         if trainer.state.step:
             log.info("continues from step %s of %s", f"{trainer.state.step:,}", f"{trainer.last_step:,}")
         else:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from normlab.data.images import Dataset, Images
 from normlab.data.sources import DATASETS
 from normlab.errors import DataError
-from normlab.evaluation.evaluator import Evaluator, Interrupted, restandardised, to_pixels
+from normlab.evaluation.evaluator import Evaluator, Interrupted, restandardised
 from normlab.evaluation.features import open_features
 from normlab.evaluation.scores import Moments, frechet_distance
+from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
 
 CPU = torch.device("cpu")
@@ -69,7 +70,7 @@ def test_distance_is_that_of_the_documented_procedure(labelled: Dataset, generat
     result = evaluator(labelled).evaluate(generator)
     latents = torch.randn(50, 6, generator=stream(0, "evaluation"))
     with torch.no_grad():
-        images = to_pixels(restandardised(generator, 0, CPU)(latents))
+        images = to_uint8(restandardised(generator, 0, CPU)(latents))
     features = MeanFeatures()
     real = Moments.of(features.extract(torch.tensor(labelled.train.pixels))[0])
     fake_features, logits = features.extract(images)
@@ -134,7 +135,7 @@ def test_generator_without_batch_statistics_is_only_copied():
 
 def test_pixels_are_rounded_and_clamped():
     images = torch.tensor([-1.5, -1.0, 0.0, 0.999, 1.0, 1.5])
-    assert to_pixels(images).tolist() == [0, 0, 128, 255, 255, 255]
+    assert to_uint8(images).tolist() == [0, 0, 128, 255, 255, 255]
 
 
 def test_few_samples_and_few_real_images_are_flagged(labelled: Dataset, generator: Upwards):

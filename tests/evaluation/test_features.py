@@ -137,7 +137,7 @@ def test_code_in_a_file_of_weights_is_never_run(colour: Dataset, tmp_path: Path)
     import normlab
 
     torch.save({"weight": RunsCode()}, tmp_path / "evil.pth")
-    with pytest.raises(DataError, match="cannot be read as weights"):
+    with pytest.raises(DataError, match="is no file of weights that loads without running code"):
         open_features("inception", str(tmp_path / "evil.pth"), colour, CPU)
     assert not hasattr(normlab, "was_run")
 

@@ -154,8 +154,12 @@ def test_power_iterations_advance_once_per_own_update(build_step: BuildStep) -> 
     assert counts == {"generator": 4, "discriminator": 3 * 4}  # of 4 layers each
 
 
-def test_the_average_follows_its_formula_and_copies_buffers(build_step: BuildStep) -> None:
-    step = build_step("normalization=both/batch", "ema.decay=0.75")
+@pytest.mark.parametrize(("decay", "at", "expected"), [(0.75, 100, 0.75), (0.999, 0, 0.1), (0.999, 90, 0.91)])
+def test_the_average_follows_its_formula_and_copies_buffers(
+    build_step: BuildStep, decay: float, at: int, expected: float
+) -> None:
+    step = build_step("normalization=both/batch", f"ema.decay={decay}")
+    step.state.step = at
     averaged = step.state.averaged
     assert averaged is not None
     before = [parameter.clone() for parameter in averaged.module.parameters()]
@@ -163,7 +167,7 @@ def test_the_average_follows_its_formula_and_copies_buffers(build_step: BuildSte
     generator = step.state.generator
 
     for old, average, value in zip(before, averaged.module.parameters(), generator.parameters(), strict=True):
-        torch.testing.assert_close(average, 0.75 * old + 0.25 * value)
+        torch.testing.assert_close(average, expected * old + (1 - expected) * value)
     for average, value in zip(averaged.module.buffers(), generator.buffers(), strict=True):
         assert torch.equal(average, value)
 

@@ -26,7 +26,7 @@ class RealBatches:
     def __init__(self, images: Images, *, seed: int, batch_size: int, flip: bool, device: torch.device) -> None:
         if batch_size > len(images):
             problem = f"is {batch_size}, but there are only {len(images)} training images"
-            raise DataError("train.batch_size", problem, f"give at most {len(images)}, or raise dataset.limit")
+            raise DataError("train.batch_size", problem, f"give at most {len(images)}")
         self.images = images
         self.seed = seed
         self.batch_size = batch_size

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from normlab.data.images import Images
 from normlab.data.pixels import Labels, Pixels
 from normlab.errors import DataError, ResourceError
+from normlab.outputs.atomic import sync_folder
 
 FORMAT = 1  # raise it when the same source would be packed differently
 MANIFEST = "manifest.json"
@@ -175,18 +176,11 @@ def _write(folder: Path, fill: Callable[[PackWriter], None]) -> None:
     try:
         fill(PackWriter(partial))
         assert _is_whole(partial), "the pack was not finished"
-        _sync_folder(partial)
+        sync_folder(partial)  # so that not even a power cut shows a pack without its files
         partial.replace(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, so that not even a power cut shows a pack without its files."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def _open(folder: Path) -> Pack:

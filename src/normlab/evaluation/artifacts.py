@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,6 @@ from normlab.outputs.atomic import write_atomically
 
 DIGEST_LENGTH = 12
 ABOUT = "normlab"
-REMEDY = "delete the file, and it is made again"
 
 
 class Artifact(NamedTuple):
@@ -43,20 +43,20 @@ def write_artifact(folder: Path, key: str, tensors: dict[str, Tensor], metadata:
     return path
 
 
-def read_artifact(path: Path) -> Artifact:
-    """Read a file of tensors; raise DataError if it is none, or not the one that its name promises."""
+def read_artifact(path: Path, remedy: str = "give a file that normlab wrote") -> Artifact:
+    """Read a file of tensors; raise DataError if it is none, or damaged where its name ends in a digest."""
     try:
         content = path.read_bytes()
         digest = _digest(content)
-        if path.stem[-DIGEST_LENGTH:] != digest:
-            raise DataError(str(path), f"is damaged: the digest of its content is {digest}", REMEDY)
+        if re.search(rf"-[0-9a-f]{{{DIGEST_LENGTH}}}$", path.stem) and not path.stem.endswith(digest):
+            raise DataError(str(path), f"is damaged: the digest of its content is {digest}", remedy)
         with safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
         return Artifact(safetensors.torch.load(content), metadata, digest)
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror or error}", "give a file that can be") from error
     except (SafetensorError, ValueError) as error:
-        raise DataError(str(path), f"cannot be read as safetensors: {error}", REMEDY) from error
+        raise DataError(str(path), f"cannot be read as safetensors: {error}", remedy) from error
 
 
 def cached_artifact(kind: str, key: str, make: Callable[[Path], Path]) -> Artifact:
@@ -71,7 +71,7 @@ def cached_artifact(kind: str, key: str, make: Callable[[Path], Path]) -> Artifa
             try:
                 return read_artifact(found)
             except DataError:
-                found.unlink()
+                found.unlink()  # it is made again
         return read_artifact(make(folder))
 
 

@@ -18,6 +18,7 @@ from normlab.errors import DataError, is_out_of_memory
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
 from normlab.evaluation.features import FeatureExtractor, scoring
 from normlab.evaluation.scores import Moments, class_shares, classifier_score, frechet_distance
+from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class Evaluator:
         for images in self._sample(generator, stop):
             if not images.isfinite().all():
                 return Evaluation({}, None, ("non_finite",))
-            features, batch_logits = self.features.extract(to_pixels(images))
+            features, batch_logits = self.features.extract(to_uint8(images))
             batch = Moments.of(features)
             fake = batch if fake is None else fake + batch
             logits.append(batch_logits.cpu())
@@ -211,11 +212,6 @@ def restandardised(generator: AnyModule, seed: int, device: torch.device) -> Any
         torch.manual_seed(seed)  # for layers that draw while in training mode, such as dropout
         update_bn(batches, copy, device)
     return copy.eval()
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """Round images in [-1, 1] to uint8; what lies outside is clamped."""
-    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def _latent_size(generator: nn.Module) -> int:

@@ -1,7 +1,6 @@
 """Features of images: from the classifier that belongs to a data set, or from Inception-2015."""
 
 import hashlib
-import pickle
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from normlab.data.images import Dataset
 from normlab.errors import DataError
 from normlab.evaluation.artifacts import DIGEST_LENGTH
 from normlab.evaluation.classifier import FEATURES, Stored, load_classifier, open_classifier
+from normlab.outputs.checkpoints import UNREADABLE
 
 FeatureKind = Literal["auto", "classifier", "inception"]
 
@@ -172,8 +172,10 @@ def _require_tensors(path: Path) -> None:
     remedy = f"give the file {INCEPTION_FILE}, or {WAYS_OUT}"
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise DataError(str(path), f"cannot be read as weights: {_first_line(error)}", remedy) from error
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read: {error.strerror or error}", remedy) from error
+    except UNREADABLE as error:  # whose words are of torch's own flags
+        raise DataError(str(path), "is no file of weights that loads without running code", remedy) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise DataError(str(path), f"holds a {type(content).__name__}, not weights by name", remedy)
 

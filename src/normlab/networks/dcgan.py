@@ -1,16 +1,18 @@
 """DCGAN (Radford, Metz & Chintala 2016) for images of 32 to 128 px."""
 
+from typing import Annotated
+
 from torch import nn
 
 from normlab.networks.network import ARCHITECTURES, Architecture, Generator, Network, NormalizedLayer
 from normlab.normalizations.base import Place, Technique
-from normlab.settings import Misfit, PositiveInt
+from normlab.settings import Misfit, Range
+
+Size = Annotated[int, Range(least=1, most=100_000)]
 
 
 @ARCHITECTURES.register("dcgan")
-def dcgan(
-    image_shape: tuple[int, int, int], *, width: PositiveInt = 32, latent_size: PositiveInt = 100
-) -> Architecture:
+def dcgan(image_shape: tuple[int, int, int], *, width: Size = 32, latent_size: Size = 100) -> Architecture:
     """DCGAN (Radford et al. 2016) for square images: 4 layers a network below 64 px, 5 below 128, 6 at 128.
 
     image_shape: [c, h, w] of the images.

@@ -29,7 +29,7 @@ SCHEMA = 1
 _START_OVER = "fresh=true starts over; the old folder is set aside"
 
 # What reading a file that is not what it says may raise: the file may come from anybody.
-_UNREADABLE = (
+UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, MemoryError, RuntimeError, EOFError),
     *(ValueError, LookupError, TypeError, AttributeError),
 )
@@ -175,7 +175,7 @@ class Checkpoints:
             schema = values["schema"]
             manifest = Manifest(values["step"], values["bytes"], values["sha256"])
             check = values["check"]
-        except (OSError, *_UNREADABLE):
+        except (OSError, *UNREADABLE):
             raise Damaged("has an unreadable manifest") from None
         if check != _check(schema, manifest) or manifest.step != step:
             raise Damaged("has a manifest that contradicts itself")
@@ -220,7 +220,7 @@ class Checkpoints:
                 _refuse_inflated(state, manifest.bytes)
         except OSError as error:
             raise Damaged(f"cannot be read: {error.strerror}") from None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise Damaged(f"cannot be loaded: {str(error).partition(chr(10))[0][:200]}") from None
         if not isinstance(state, dict):
             raise Damaged(f"holds no state but a {type(state).__name__}")

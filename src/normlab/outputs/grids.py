@@ -18,14 +18,14 @@ def save_grid(images: Tensor, path: Path, columns: int = 8) -> Tensor:
 
     Equal images give equal bytes. Raises ResourceError if the file cannot be written.
     """
-    grid = arrange(to_uint8(images), columns)
+    grid = arrange(to_uint8(images).cpu(), columns)
     save_image(grid, path)
     return grid
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Bring float images in [-1, 1] of any shape to uint8 on the CPU: rounded to the nearest level, clipped outside."""
-    return ((images.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    """Bring float images in [-1, 1] of any shape to uint8: rounded to the nearest level, clipped outside."""
+    return (images.detach().float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def read_image(path: Path) -> Tensor:

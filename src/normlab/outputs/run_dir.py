@@ -145,6 +145,7 @@ class RunDir:
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
         try:
+            self._holder.unlink(missing_ok=True)  # it tells who works here, which goes with nobody
             return self.path.rename(aside)
         except OSError as error:
             raise unwritable(self.path, error) from error

@@ -13,7 +13,8 @@ class Ema:
     """An exponential moving average of a generator's parameters (Yazici et al. 2019); its buffers are copied.
 
     Batch statistics and the vectors of power iterations are no quantities to average: an average of unit vectors is
-    shorter than one. `module` is the averaged copy, in evaluation mode.
+    shorter than one. Until as many updates have been made as the average reaches back over, the decay is smaller, so
+    that the weights at the start are soon forgotten. `module` is the averaged copy, in evaluation mode.
     """
 
     def __init__(self, source: Generator, decay: float) -> None:
@@ -21,9 +22,12 @@ class Ema:
         self.module: Generator = copy.deepcopy(source).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, source: Generator) -> None:
-        """Move the average by 1 - decay of the way to the source."""
-        average_all = get_ema_multi_avg_fn(self.decay)
+    def update(self, source: Generator, step: int) -> None:
+        """Move the average by 1 - decay of the way to the source, by 9 / (10 + step) where that is further.
+
+        step: how many updates have been made before, 0 at the first.
+        """
+        average_all = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         average_all(list(self.module.parameters()), list(source.parameters()), 0)
         for average, value in zip(self.module.buffers(), source.buffers(), strict=True):
             average.copy_(value)

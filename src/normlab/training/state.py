@@ -32,9 +32,12 @@ class TrainState:
     images_seen: int = 0
 
     def most_bytes(self) -> int:
-        """Return a bound on the size of a checkpoint's file: weights, two moments of each, an average, and names."""
+        """Return a bound on the size of a checkpoint's file: weights, moments of each, an average, and names."""
         tensors = [*self.generator.state_dict().values(), *self.discriminator.state_dict().values()]
-        return 2**20 + sum(4 * tensor.nbytes + 4096 for tensor in tensors)
+        moments = max(
+            len(moment_names(optimizer)) for optimizer in (self.generator_optimizer, self.discriminator_optimizer)
+        )
+        return 2**20 + sum((2 + moments) * (tensor.nbytes + 2048) for tensor in tensors)
 
     def state_dict(self) -> dict[str, Any]:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}

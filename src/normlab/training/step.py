@@ -52,7 +52,7 @@ class Step:
             scalars = self.update_discriminator(update)
         scalars |= self.update_generator()
         if state.averaged is not None:
-            state.averaged.update(state.generator)
+            state.averaged.update(state.generator, state.step)
         state.step += 1
         return scalars
 

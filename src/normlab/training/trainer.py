@@ -165,7 +165,8 @@ class Trainer:
                 return
             self.recorder.evaluation(self.position(), name, row)
             metrics = [f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float)]
-            log.info("  ".join([f"evaluation at step {step:,} ({name})", *metrics]))
+            flags = [f"[{', '.join(row['flags'])}]"] if row["flags"] else []
+            log.info("  ".join([f"evaluation at step {step:,} ({name})", *metrics, *flags]))
 
     def best_step(self) -> int | None:
         """Return the step of the lowest Fréchet distance so far, of the averaged generator where there is one."""

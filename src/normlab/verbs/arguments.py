@@ -6,6 +6,11 @@ from typing import NoReturn
 from normlab.errors import ConfigurationError
 
 
+def modules(text: str) -> tuple[str, ...]:
+    """Return the names of modules in a list of them, with brackets or without."""
+    return tuple(name.strip() for name in text.strip("[]").split(",") if name.strip())
+
+
 class Arguments(argparse.ArgumentParser):
     """The words of a verb; raises ConfigurationError for those that it does not take."""
 

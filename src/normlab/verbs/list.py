@@ -11,7 +11,7 @@ from normlab.errors import DONE, ConfigurationError
 from normlab.outputs import plain_json
 from normlab.registry import unknown
 from normlab.settings import describe
-from normlab.verbs.arguments import Arguments
+from normlab.verbs.arguments import Arguments, modules
 
 
 def run(arguments: list[str]) -> int:
@@ -19,11 +19,12 @@ def run(arguments: list[str]) -> int:
     parser = Arguments("list", "Every part there is.")
     parser.add_argument("group", nargs="?", metavar="GROUP")
     parser.add_argument("name", nargs="?", metavar="NAME")
-    parser.add_argument("--plugins", metavar="MODULES", help="show the parts of these modules too, as in plugins=[...]")
+    parser.add_argument(
+        "--plugins", type=modules, default=(), metavar="MODULES", help="show the parts of these modules too"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
-    modules = tuple(name.strip() for name in (options.plugins or "").strip("[]").split(",") if name.strip())
-    composition.refuse(import_plugins(RunConfig(plugins=modules)))
+    composition.refuse(import_plugins(RunConfig(plugins=options.plugins)))
     described = {
         group: {name: describe_part(group, name) for name in _chosen(group, options.name, choices(group))}
         for group in _chosen("GROUP", options.group, composition.groups())

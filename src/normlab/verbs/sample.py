@@ -5,12 +5,15 @@ from pathlib import Path
 
 import torch
 
+from normlab import composition
+from normlab.assemble import import_plugins
+from normlab.config import RunConfig
 from normlab.errors import DONE
 from normlab.loading import load
 from normlab.outputs import plain_json
 from normlab.outputs.grids import save_grid
 from normlab.randomness import stream
-from normlab.verbs.arguments import Arguments
+from normlab.verbs.arguments import Arguments, modules
 
 
 def run(arguments: list[str]) -> int:
@@ -21,8 +24,16 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--columns", type=count, default=8, help="how many in a row (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the latents (default 0)")
     parser.add_argument("--out", type=Path, default=None, metavar="PNG", help="default: samples.png beside the source")
+    parser.add_argument(
+        "--plugins",
+        type=modules,
+        default=(),
+        metavar="MODULES",
+        help="import these first: a FILE does not name its own",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
+    composition.refuse(import_plugins(RunConfig(plugins=options.plugins)))
     source = Path(options.source)
     generator, step = load(source)
     latents = torch.randn(options.count, generator.latent_size, generator=stream(options.seed, "sample"))
