@@ -264,25 +264,20 @@ class _HashingWriter:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._error: OSError | None = None
         self.digest = hashlib.sha256()
         self.bytes = 0
 
     def save(self, state: dict[str, Any]) -> None:
         try:
             torch.save(state, cast(Any, self))
-        except RuntimeError:
-            # torch.save answers a full disk with an error of its own about positions.
-            if self._error is None:
+        except RuntimeError as error:
+            # torch.save answers what ends its writing, a full disk or Ctrl-C, with an error of its own about positions.
+            if error.__context__ is None:
                 raise
-            raise self._error from None
+            raise error.__context__ from None
 
     def write(self, content: bytes) -> int:
-        try:
-            self._file.write(content)
-        except OSError as error:
-            self._error = error
-            raise
+        self._file.write(content)
         self.digest.update(content)
         self.bytes += len(content)
         return len(content)
