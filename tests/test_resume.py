@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from normlab.errors import ResourceError
@@ -545,3 +547,77 @@ def test_ended_within_an_evaluation_a_run_makes_it_up_and_no_other(
     scored = [(row["step"], row["generator"]) for row in rows_without_time(run / "evaluations.jsonl")]
     assert scored == [(step, name) for step in (0, 2, 4) for name in ("live", "averaged")]
     assert digest(normlab, run) == digest(normlab, straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("width", "every", "too_large"),
+    # Step 0, without moments, is small enough to be read where all others are too large.
+    [(4, "1 step", True), (4, "2 steps", False), (20, "1 step", False)],
+    ids=["smaller", "smaller with step 0", "larger"],
+)
+def test_a_checkpoint_of_another_width_is_refused_and_stays(
+    normlab: Command, outputs: Path, width: int, every: str, too_large: bool
+) -> None:
+    words = ["train.batch_size=16", "evaluation=none", f"every.checkpoint={every}"]
+    assert normlab("train", *words, "architecture.width=16", "train.until=2 steps").exit_code == 0
+    run = only_run(outputs)
+    before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    changed = [f"architecture.width={width}", "allow_changes=[architecture.width]"]
+    refused = normlab("train", f"resume={run}", *changed, "train.until=4 steps")
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    after = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    extended = normlab("train", f"resume={run}", "train.until=4 steps")
+
+    assert refused.exit_code == 4
+    assert after == before
+    if too_large:
+        assert "only of more bytes than a state of this run takes" in line
+    else:
+        assert "does not fit this run: " in line
+        assert 1 <= line.count(", not float32 [") <= 5
+        assert re.search(r"; and \d+ more — ", line)
+    assert extended.exit_code == 0, extended.stderr
+    assert "continues from step 2 of 4" in extended.stderr
+    assert not list(run.rglob("*.corrupt"))
+
+
+def test_a_checkpoint_larger_than_any_of_its_run_is_set_aside_for_the_one_that_takes_its_place(
+    normlab: Command, outputs: Path
+) -> None:
+    assert normlab(*SAVING, "train.until=4 steps").exit_code == 0
+    run = only_run(outputs)
+    saved = Checkpoints(run / "checkpoints")
+    expected = digest(normlab, run)
+    saved.save(4, {**saved.load(4), "padding": torch.zeros(10**6)})
+    (run / "status.json").write_text((run / "status.json").read_text().replace('"done"', '"running"'))
+    again = normlab(*SAVING, "train.until=4 steps")
+
+    assert again.exit_code == 0, again.stderr
+    assert "more than a state of this run takes; trying the one before it" in again.stderr
+    assert "continues from step 2 of 4" in again.stderr
+    assert digest(normlab, run) == expected
+    assert (run / "checkpoints" / "step_00000004.pt.corrupt").exists()
+
+
+@pytest.mark.slow
+def test_where_every_checkpoint_is_damaged_only_fresh_begins_anew(normlab: Command, outputs: Path) -> None:
+    assert normlab(*SAVING, "train.until=4 steps").exit_code == 0
+    run = only_run(outputs)
+    for file in (run / "checkpoints").glob("*.pt"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(bytes(content))
+    rows = (run / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        refused = normlab(*SAVING)
+        (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+        assert refused.exit_code == 4
+        assert "has checkpoints, but no sound one — fresh=true starts over" in line
+        assert (run / "metrics.jsonl").read_bytes() == rows
+    fresh = normlab(*SAVING, "fresh=true")
+
+    assert fresh.exit_code == 0, fresh.stderr
+    aside = run.with_name(run.name + ".old-1")
+    assert (aside / "metrics.jsonl").read_bytes() == rows
+    assert steps(run / "metrics.jsonl") == [1, 2, 3, 4, 5, 6, 7, 8]
