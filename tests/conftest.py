@@ -1,6 +1,8 @@
 """Shared fixtures: one thread, a cache and an outputs folder of each test's own, and the command line in a child."""
 
+import logging
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +70,9 @@ def start(folder: Path, *words: str) -> int:
             import sys
 
             sys.stdout, sys.stderr = stdout, stderr
+            # As in a process of its own: the log goes where no test has put it, and Ctrl-C is heard.
+            logging.getLogger().handlers.clear()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             exit_code = cli.run(list(words))
     except BaseException:
         (folder / "stderr").write_text(traceback.format_exc())

@@ -4,17 +4,27 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from normlab.errors import ResourceError
+from normlab.evaluation.evaluator import Evaluator
 from normlab.normalizations import TECHNIQUES
-from normlab.outputs.checkpoints import Checkpoints
+from normlab.outputs import checkpoints
+from normlab.outputs.checkpoints import Checkpoints, _HashingWriter
 from normlab.training import trainer
+from normlab.training.step import Step
 
 from .conftest import Command, result, start
 
@@ -29,6 +39,11 @@ BUSY = [
     "every.checkpoint=7 steps",
     "every.evaluate=20 steps",
     "evaluation.samples=200",
+]
+# A run of 8 steps that saves every 2.
+SAVING = [
+    *("train", "architecture.width=4", "train.batch_size=16", "train.until=8 steps"),
+    *("evaluation=none", "every.checkpoint=2 steps", "every.log=1 step"),
 ]
 
 
@@ -45,6 +60,29 @@ def digest(normlab: Command, run: Path) -> str:
 
 def steps(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def rows_without_time(path: Path) -> list[dict[str, object]]:
+    without = ("seconds", "images_per_second")
+    rows = map(json.loads, path.read_text().splitlines())
+    return [{key: value for key, value in row.items() if key not in without} for row in rows]
+
+
+def tell_itself(number: int, times: int = 1) -> None:
+    for _ in range(times):
+        os.kill(os.getpid(), number)
+
+
+def disturb_the_save_of_step_4(patch: pytest.MonkeyPatch, number: int, times: int = 1) -> None:
+    """Let a process send itself a signal where a part of that checkpoint is written."""
+    write = _HashingWriter.write
+
+    def write_and_be_told(self: _HashingWriter, content: bytes) -> int:
+        if self.bytes and "step_00000004" in str(self._file.name):
+            tell_itself(number, times)
+        return write(self, content)
+
+    patch.setattr(_HashingWriter, "write", write_and_be_told)
 
 
 def kill_after(folder: Path, seconds: float, *words: str) -> int:
@@ -87,13 +125,7 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
     assert digest(normlab, killed) == digest(normlab, straight)
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert steps(killed / name) == steps(straight / name)
-    without_time = ("seconds", "images_per_second")
-    for name in ("metrics.jsonl", "evaluations.jsonl"):
-        rows = [
-            [{k: v for k, v in json.loads(line).items() if k not in without_time} for line in file.open()]
-            for file in (killed / name, straight / name)
-        ]
-        assert rows[0] == rows[1]
+        assert rows_without_time(killed / name) == rows_without_time(straight / name)
     grids = sorted(path.name for path in (straight / "samples").iterdir())
     assert grids == ["step_00000000.png", "step_00000020.png", "step_00000040.png", "step_00000060.png"]
     assert all((killed / "samples" / name).read_bytes() == (straight / "samples" / name).read_bytes() for name in grids)
@@ -187,6 +219,7 @@ def test_a_signal_saves_and_stops(normlab: Command, outputs: Path, tmp_path: Pat
     assert (status["state"], status["exit_code"]) == ("stopped", code)
     assert f"step_{status['step']:08d}.pt.json" in {path.name for path in (only_run(outputs) / "checkpoints").iterdir()}
     assert f"normlab train resume={only_run(outputs)}" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_time_limit_saves_and_stops(normlab: Command, outputs: Path) -> None:
@@ -344,9 +377,17 @@ def test_a_signal_that_comes_while_a_row_is_written_stops_after_saving(
     assert (only_run(outputs) / "checkpoints" / f"step_{status['step']:08d}.pt.json").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)], ids=["TERM", "USR1"])
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (signal.SIGINT, 130, "interrupted\n"),
+        (signal.SIGTERM, 143, "ended by SIGTERM; nothing was under way that could be lost\n"),
+        (signal.SIGUSR1, 75, "ended by SIGUSR1; nothing was under way that could be lost\n"),
+    ],
+    ids=["INT", "TERM", "USR1"],
+)
 def test_a_signal_before_training_ends_at_once_and_leaves_nothing(
-    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, says: str
 ) -> None:
     def prepare_for_long(*_: object) -> None:
         (tmp_path / "preparing").touch()
@@ -360,7 +401,7 @@ def test_a_signal_before_training_ends_at_once_and_leaves_nothing(
     ended = result(tmp_path, os.waitpid(child, 0)[1])
 
     assert ended.exit_code == code
-    assert ended.stderr == f"ended by {signal.Signals(number).name}; nothing was under way that could be lost\n"
+    assert ended.stderr == says
     assert not outputs.exists()
 
 
@@ -407,3 +448,206 @@ def test_minutes_between_checkpoints_pass_between_refused_ones_too(
 
     assert ended.exit_code == 0, ended.stderr
     assert ended.stderr.count("is not saved, training goes on") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=["INT", "TERM", "USR1"])
+def test_a_signal_that_comes_when_all_is_done_changes_nothing(number: int) -> None:
+    program = f"""
+import atexit, os
+from normlab import cli
+atexit.register(os.kill, os.getpid(), {int(number)})
+cli.main(["--help"])
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["save", "step"])
+def test_a_second_interrupt_ends_a_run_where_it_stands(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    take = Step.take
+
+    def take_and_be_told(self: Step) -> dict[str, object]:
+        if self.state.step == 3:
+            tell_itself(signal.SIGINT, times=2)
+        return take(self)
+
+    assert normlab(*SAVING, "name=straight").exit_code == 0
+    with monkeypatch.context() as patch:
+        if place == "save":
+            disturb_the_save_of_step_4(patch, signal.SIGINT, times=2)
+        else:
+            patch.setattr(Step, "take", take_and_be_told)
+        ended = normlab(*SAVING, "name=disturbed")
+    run = only_run_of(outputs, "disturbed")
+    verified = normlab("verify", str(run))
+
+    assert ended.exit_code == 130, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "a bug" not in ended.stderr
+    assert verified.exit_code == 0, verified.stderr
+    assert "state digest of step 2: " in verified.stdout
+    assert not list(run.rglob("*.partial"))
+    again = normlab(*SAVING, "name=disturbed")
+    assert again.exit_code == 0, again.stderr
+    assert digest(normlab, run) == digest(normlab, only_run_of(outputs, "straight"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["file", "manifest"])
+def test_killed_within_a_save_a_run_goes_on_from_the_checkpoint_before(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    write_atomically = checkpoints.write_atomically
+
+    def die_before_the_manifest_of_step_4(path: Path, content: bytes) -> None:
+        if path.name == "step_00000004.pt.json":
+            tell_itself(signal.SIGKILL)
+        write_atomically(path, content)
+
+    assert normlab(*SAVING, "name=straight").exit_code == 0
+    with monkeypatch.context() as patch:
+        if place == "file":
+            disturb_the_save_of_step_4(patch, signal.SIGKILL)
+        else:
+            patch.setattr(checkpoints, "write_atomically", die_before_the_manifest_of_step_4)
+        killed = normlab(*SAVING, "name=killed")
+    run = only_run_of(outputs, "killed")
+    left = {path.name for path in (run / "checkpoints").iterdir()}
+    again = normlab(*SAVING, "name=killed")
+
+    assert killed.exit_code == -signal.SIGKILL
+    assert any(name.endswith(".partial") for name in left) == (place == "file")
+    assert ("step_00000004.pt" in left, "step_00000004.pt.json" in left) == (place == "manifest", False)
+    assert again.exit_code == 0, again.stderr
+    assert ("removed 1 half-written file(s) in" in again.stderr) == (place == "file")
+    assert "continues from step 2 of 8" in again.stderr
+    assert not list(run.rglob("*.partial"))
+    assert digest(normlab, run) == digest(normlab, only_run_of(outputs, "straight"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generator", ["live", "averaged"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)],
+    ids=["KILL", "TERM", "USR1"],
+)
+def test_ended_within_an_evaluation_a_run_makes_it_up_and_no_other(
+    normlab: Command,
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    generator: str,
+    number: int,
+    code: int,
+) -> None:
+    # Evaluations at steps 0, 2 and 4, each of the live generator and then of the averaged one.
+    words = ["train", "architecture.width=4", "train.batch_size=16", "train.until=4 steps", "ema=standard"]
+    words += ["every.evaluate=2 steps", "evaluation.samples=100", "evaluation.batch_size=20"]
+    sample, calls = Evaluator._sample, itertools.count()
+
+    def sample_and_be_told(self: Evaluator, *arguments: Any) -> Iterator[Tensor]:
+        disturbed = next(calls) == (2 if generator == "live" else 3)
+        for batch, images in enumerate(sample(self, *arguments)):
+            if disturbed and batch == 1:
+                (tmp_path / "told").touch()
+                tell_itself(number)
+            yield images
+
+    assert normlab(*words, "name=straight").exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "_sample", sample_and_be_told)
+        ended = normlab(*words, "name=disturbed")
+    took = time.time() - (tmp_path / "told").stat().st_mtime
+    straight, run = only_run_of(outputs, "straight"), only_run_of(outputs, "disturbed")
+
+    assert ended.exit_code == code, ended.stderr
+    assert took < 10
+    assert (run / "checkpoints" / "step_00000002.pt.json").exists()
+    scored = [(row["step"], row["generator"]) for row in rows_without_time(run / "evaluations.jsonl")]
+    assert scored == [(0, "live"), (0, "averaged"), *([(2, "live")] if generator == "averaged" else [])]
+    again = normlab(*words, "name=disturbed")
+    assert again.exit_code == 0, again.stderr
+    assert "continues from step 2 of 4" in again.stderr
+    assert rows_without_time(run / "evaluations.jsonl") == rows_without_time(straight / "evaluations.jsonl")
+    scored = [(row["step"], row["generator"]) for row in rows_without_time(run / "evaluations.jsonl")]
+    assert scored == [(step, name) for step in (0, 2, 4) for name in ("live", "averaged")]
+    assert digest(normlab, run) == digest(normlab, straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("width", "every", "too_large"),
+    # Step 0, without moments, is small enough to be read where all others are too large.
+    [(4, "1 step", True), (4, "2 steps", False), (20, "1 step", False)],
+    ids=["smaller", "smaller with step 0", "larger"],
+)
+def test_a_checkpoint_of_another_width_is_refused_and_stays(
+    normlab: Command, outputs: Path, width: int, every: str, too_large: bool
+) -> None:
+    words = ["train.batch_size=16", "evaluation=none", f"every.checkpoint={every}"]
+    assert normlab("train", *words, "architecture.width=16", "train.until=2 steps").exit_code == 0
+    run = only_run(outputs)
+    before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    changed = [f"architecture.width={width}", "allow_changes=[architecture.width]"]
+    refused = normlab("train", f"resume={run}", *changed, "train.until=4 steps")
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    after = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    extended = normlab("train", f"resume={run}", "train.until=4 steps")
+
+    assert refused.exit_code == 4
+    assert after == before
+    if too_large:
+        assert "only of more bytes than a state of this run takes" in line
+    else:
+        assert "does not fit this run: " in line
+        assert 1 <= line.count(", not float32 [") <= 5
+        assert re.search(r"; and \d+ more — ", line)
+    assert extended.exit_code == 0, extended.stderr
+    assert "continues from step 2 of 4" in extended.stderr
+    assert not list(run.rglob("*.corrupt"))
+
+
+def test_a_checkpoint_larger_than_any_of_its_run_is_set_aside_for_the_one_that_takes_its_place(
+    normlab: Command, outputs: Path
+) -> None:
+    assert normlab(*SAVING, "train.until=4 steps").exit_code == 0
+    run = only_run(outputs)
+    saved = Checkpoints(run / "checkpoints")
+    expected = digest(normlab, run)
+    saved.save(4, {**saved.load(4), "padding": torch.zeros(10**6)})
+    (run / "status.json").write_text((run / "status.json").read_text().replace('"done"', '"running"'))
+    again = normlab(*SAVING, "train.until=4 steps")
+
+    assert again.exit_code == 0, again.stderr
+    assert "more than a state of this run takes; trying the one before it" in again.stderr
+    assert "continues from step 2 of 4" in again.stderr
+    assert digest(normlab, run) == expected
+    assert (run / "checkpoints" / "step_00000004.pt.corrupt").exists()
+
+
+@pytest.mark.slow
+def test_where_every_checkpoint_is_damaged_only_fresh_begins_anew(normlab: Command, outputs: Path) -> None:
+    assert normlab(*SAVING, "train.until=4 steps").exit_code == 0
+    run = only_run(outputs)
+    for file in (run / "checkpoints").glob("*.pt"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(bytes(content))
+    rows = (run / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        refused = normlab(*SAVING)
+        (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+        assert refused.exit_code == 4
+        assert "has checkpoints, but no sound one — fresh=true starts over" in line
+        assert (run / "metrics.jsonl").read_bytes() == rows
+    fresh = normlab(*SAVING, "fresh=true")
+
+    assert fresh.exit_code == 0, fresh.stderr
+    aside = run.with_name(run.name + ".old-1")
+    assert (aside / "metrics.jsonl").read_bytes() == rows
+    assert steps(run / "metrics.jsonl") == [1, 2, 3, 4, 5, 6, 7, 8]

@@ -256,6 +256,7 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
             raise CheckpointError(
                 str(checkpoints.file(newest.step)), f"does not fit this run: {error}", remedy
             ) from None
+        checkpoints.set_aside_beyond(newest.step)
     pace = pace_of(config, len(dataset.train))
     return Trainer(
         step=step,

@@ -37,7 +37,11 @@ ENDS: dict[int, int] = {signal.SIGTERM: TERMINATED, signal.SIGUSR1: TIME_LIMIT_R
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    exit_code = run(sys.argv[1:] if arguments is None else arguments)
+    # Taking the process down needs a moment, in which a signal can end nothing any more but would leave a traceback.
+    for number in (signal.SIGINT, *ENDS):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(exit_code)
 
 
 def run(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -118,11 +119,14 @@ def start(
             signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(name, os.O_WRONLY | os.O_TRUNC), descriptor)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        # A line at a time, as a process of its own does, so that a kill takes back nothing that was said.
+        sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
         if largest_file is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-        exit_code = cli.run(list(words))
+        cli.main(list(words))
+    except SystemExit as ended:
+        exit_code = int(ended.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -154,6 +158,19 @@ def undisturbed(folder: Path, *words: str) -> str:
     ended = command(folder, "train", *words)
     assert ended.exit_code == 0, ended.stderr
     return digest(only_run(folder))
+
+
+def newest_step(folder: Path) -> int:
+    """Return the newest step of the one run below a folder that has a manifest; -1 if there is none."""
+    manifests = (folder / "outputs").glob("*/*/checkpoints/step_*.pt.json")
+    return max((int(path.name[len("step_") : -len(".pt.json")]) for path in manifests), default=-1)
+
+
+def continued_from(stderr: str) -> int | None:
+    """Return the step from which a command said that it continues; None if it said nothing of the sort."""
+    said = re.findall(r"continues from step ([\d,]+) of", stderr)
+    assert len(said) <= 1, stderr
+    return int(said[0].replace(",", "")) if said else None
 
 
 def require_clean(run: Path) -> None:

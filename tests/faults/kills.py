@@ -9,8 +9,11 @@ from pathlib import Path
 from tests.faults.driving import (
     BUSY,
     Child,
+    Ended,
     command,
+    continued_from,
     digest,
+    newest_step,
     only_run,
     require_clean,
     start,
@@ -20,6 +23,7 @@ from tests.faults.driving import (
 )
 
 FULL, SHORT = 20, 1  # trials; each kills a run three times
+EVALUATED = [0, 16, 32, 40]  # the steps at which a run is, as `BUSY` has it
 CONFIGURATIONS = [
     ["normalization=spectral"],
     ["normalization=both/batch", "ema=standard"],
@@ -34,32 +38,49 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     words = [*BUSY, *CONFIGURATIONS[number % len(CONFIGURATIONS)], f"seed={number}"]
     expected = undisturbed(folder / "undisturbed", *words)
     disturbed = folder / "disturbed"
-    kills = 0
+    kills = within_saves = 0
     moments = [in_a_save, in_an_evaluation, at_any_moment]
     rng.shuffle(moments)
     for moment in moments:
+        before, left_before = newest_step(disturbed), _partials(disturbed)
         child = start(disturbed, "train", *words, cold=starts_cold(number, FULL))
         moment(child, disturbed, rng)
         if child.alive():
             child.signal(signal.SIGKILL)
+        ended = child.wait()
+        if ended.exit_code == -signal.SIGKILL:
             kills += 1
-        child.wait()
+            within_saves += not _partials(disturbed) <= left_before
+        # One that was killed in its start-up has said nothing, and has saved nothing either.
+        if continued_from(ended.stderr) is not None or newest_step(disturbed) != before:
+            require_continued(ended, before)
+    before = newest_step(disturbed)
     ended = command(disturbed, "train", *words)
     assert ended.exit_code == 0, ended.stderr
+    require_continued(ended, before)
     run = only_run(disturbed)
     require_clean(run)
     assert digest(run) == expected
     shutil.rmtree(folder)
-    return {"kills": kills}
+    return {"kills": kills, "kills within a save": within_saves}
+
+
+def require_continued(ended: Ended, newest: int) -> None:
+    """Raise AssertionError unless a run went on from the newest step that was saved, or began anew without one."""
+    if "already complete" in ended.stdout:
+        assert newest == EVALUATED[-1], f"complete at step {newest}"
+        return
+    expected = newest if newest > 0 else None
+    assert continued_from(ended.stderr) == expected, f"step {newest} was saved: {ended.stderr}"
 
 
 def in_a_save(child: Child, folder: Path, rng: random.Random) -> None:
     """Return while a checkpoint is being written, after a few that were."""
     for _ in range(rng.randint(1, 4)):
-        wait_for(lambda: _partials(folder) > 0, child)
-        if not wait_for(lambda: _partials(folder) == 0, child):
+        wait_for(lambda: bool(_partials(folder)), child)
+        if not wait_for(lambda: not _partials(folder), child):
             return
-    wait_for(lambda: _partials(folder) > 0, child)
+    wait_for(lambda: bool(_partials(folder)), child)
 
 
 def in_an_evaluation(child: Child, folder: Path, rng: random.Random) -> None:
@@ -67,8 +88,11 @@ def in_an_evaluation(child: Child, folder: Path, rng: random.Random) -> None:
     if rng.random() < 0.3:
         time.sleep(rng.uniform(0, 1))
         return
-    step = rng.choice([0, 16, 32])
-    wait_for(lambda: any((folder / "outputs").glob(f"*/*/checkpoints/step_{step:08d}.pt.json")), child)
+    before = newest_step(folder)
+    to_come = [step for step in EVALUATED if step > before]
+    if to_come:
+        step = rng.choice(to_come)
+        wait_for(lambda: newest_step(folder) >= step, child)
     time.sleep(rng.uniform(0, 0.1))
 
 
@@ -77,5 +101,5 @@ def at_any_moment(child: Child, folder: Path, rng: random.Random) -> None:
     time.sleep(rng.uniform(0.05, 3))
 
 
-def _partials(folder: Path) -> int:
-    return sum(1 for _ in (folder / "outputs").glob("*/*/checkpoints/*.partial"))
+def _partials(folder: Path) -> set[Path]:
+    return set((folder / "outputs").glob("*/*/checkpoints/*.partial"))

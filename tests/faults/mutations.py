@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.driving import PLAIN, command, digest, only_run, starts_cold, undisturbed
+from tests.faults.driving import PLAIN, command, continued_from, digest, only_run, starts_cold, undisturbed
 
 FULL, SHORT = 1000, 12
 WORDS = [*PLAIN, "architecture.latent_size=8", "architecture.width=1", "train.until=6 steps"]
@@ -26,6 +26,7 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     assert ended.exit_code == 0, ended.stderr
     noticed = "trying the one before it" in ended.stderr
     assert noticed != harmless, f"{damage.__name__}: {ended.stderr}"
+    assert continued_from(ended.stderr) == (2 if noticed else 4), f"{damage.__name__}: {ended.stderr}"
     assert digest(run) == expected, damage.__name__
     shutil.rmtree(folder)
     return {"fell back": int(noticed), "damage to white space alone": int(harmless)}

@@ -18,7 +18,7 @@ from tests.faults.driving import (
     undisturbed,
 )
 
-FULL, SHORT = 40, 2
+FULL, SHORT = 40, 3
 GRACE = 10  # seconds that Slurm and its like leave a job, at the least
 
 
@@ -37,6 +37,7 @@ def trial(number: int, folder: Path) -> dict[str, float]:
         child.signal(wanted)
     ended = child.wait()
     seconds = time.monotonic() - began
+    assert "Traceback" not in ended.stderr, ended.stderr
     if told and ended.exit_code != 0:
         _require_saved(ended.exit_code, code, ended.stderr, disturbed)
         assert seconds < GRACE, f"took {seconds:.1f} s"
@@ -55,10 +56,12 @@ def _require_saved(exit_code: int, code: int, stderr: str, folder: Path) -> None
         return  # it was told before there was anything to save
     run = runs[0].parent
     status = json.loads((run / "status.json").read_text())
+    rows = run / "metrics.jsonl"
+    steps = [json.loads(line)["step"] for line in rows.read_text().splitlines()] if rows.exists() else []
     if status["state"] == "running":
+        assert status["step"] == 0, status
+        assert not steps, f"step {steps[-1]} was trained, none saved"
         return  # likewise: the run had only just been made
     assert (status["state"], status["exit_code"]) == ("stopped", code), status
     assert (run / "checkpoints" / f"step_{status['step']:08d}.pt.json").exists()
-    rows = run / "metrics.jsonl"
-    steps = [json.loads(line)["step"] for line in rows.read_text().splitlines()] if rows.exists() else []
     assert not steps or steps[-1] == status["step"], f"step {steps[-1]} was trained, {status['step']} saved"

@@ -88,20 +88,19 @@ def test_verify_looks_beyond_the_bytes(normlab: Command, run: Path) -> None:
     assert "generator.safetensors: cannot be read as safetensors" in third
 
 
-def test_a_checkpoint_too_large_or_of_another_shape_is_neither_verified_nor_sampled_from(
-    normlab: Command, run: Path
-) -> None:
+def test_a_checkpoint_too_large_or_unlike_the_runs_own_is_refused_by_every_verb(normlab: Command, run: Path) -> None:
     checkpoints = Checkpoints(run / "checkpoints")
     state = checkpoints.load(3)
     checkpoints.save(3, {**state, "generator": {name: value.half() for name, value in state["generator"].items()}})
-    misshapen = [normlab("verify", str(run)), normlab("sample", str(run))]
+    misshapen = [normlab(verb, str(run)) for verb in ("verify", "sample", "clean")]
     checkpoints.save(3, {**state, "padding": torch.zeros(10**6)})
-    padded = normlab("verify", str(run))
+    padded = [normlab(*words, str(run)) for words in (["verify"], ["verify", "--digest-only"], ["clean"])]
+    checkpoints.save(3, {name: value for name, value in state.items() if not name.endswith("_optimizer")})
+    bare = [normlab(verb, str(run)) for verb in ("verify", "clean")]
 
-    assert [ended.exit_code for ended in misshapen] == [4, 4]
-    assert all("float16" in ended.stderr for ended in misshapen)
-    assert padded.exit_code == 4
-    assert "more than a state of this run takes" in padded.stderr
+    for refused, says in ((misshapen, "float16"), (padded, "more than a state of this run takes"), (bare, "optimizer")):
+        assert [ended.exit_code for ended in refused] == [4] * len(refused)
+        assert all(says in ended.stderr and ended.stderr.count("\n") == 1 for ended in refused)
 
 
 def test_verify_speaks_json_with_the_digest_alone_on_demand(normlab: Command, run: Path) -> None:

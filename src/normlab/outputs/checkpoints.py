@@ -68,6 +68,10 @@ class Damaged(Exception):
     """A checkpoint that cannot be used, and why; the one before it may be sound."""
 
 
+class TooLarge(Damaged):
+    """A checkpoint of more bytes than a state takes: not read, and maybe sound for other settings."""
+
+
 class Checkpoints:
     """The checkpoints in a folder: `step_00001234.pt`, each with `step_00001234.pt.json` to vouch for it.
 
@@ -104,13 +108,16 @@ class Checkpoints:
         manifest = Manifest(step, writer.bytes, writer.digest.hexdigest())
         write_atomically(_manifest_file(path), _manifest_text(manifest).encode())
 
-    def load(self, step: int) -> dict[str, Any]:
-        """Return the state of one step, tensors on the CPU; raise CheckpointError if it is missing or damaged."""
+    def load(self, step: int, largest: int | None = None) -> dict[str, Any]:
+        """Return the state of one step, tensors on the CPU; raise CheckpointError if it is missing or damaged.
+
+        A file of more than `largest` bytes is not read.
+        """
         if step not in self.steps():
             there = ", ".join(map(str, self.steps())) or "none"
             raise CheckpointError(str(self.folder), f"has no checkpoint of step {step}", f"there are: {there}")
         try:
-            return self._read(step)
+            return self._read(step, largest)
         except Damaged as damage:
             raise CheckpointError(str(self.file(step)), str(damage), "choose another step") from None
 
@@ -118,21 +125,34 @@ class Checkpoints:
         """Return the newest sound checkpoint, or None where none was ever made.
 
         A damaged one is renamed to `*.corrupt`, with a warning; `set_aside` is off for readers without the run's lock.
-        A file of more than `largest` bytes cannot be sound, and is not read.
-        Raises CheckpointError if there are only damaged ones, or if another version of normlab wrote the newest.
+        A file of more than `largest` bytes is not read, and stays: it is sound if the settings were changed.
+        Raises CheckpointError if none can be used, or if another version of normlab wrote the newest.
         """
         damaged = sum(path.name.endswith(".corrupt") for path in self._listing())
+        too_large = 0
         for step in reversed(self.steps()):
             try:
                 return Checkpoint(step, self._read(step, largest))
             except Damaged as damage:
                 logger.warning("%s %s; trying the one before it", self.file(step), damage)
+                if isinstance(damage, TooLarge):
+                    too_large += 1
+                    continue
                 damaged += 1
                 if set_aside:
                     self._set_aside(step)
+        if too_large:
+            problem = "has checkpoints, but only of more bytes than a state of this run takes"
+            raise CheckpointError(str(self.folder), problem, f"set back what was changed, or {_START_OVER}")
         if damaged:
             raise CheckpointError(str(self.folder), "has checkpoints, but no sound one", _START_OVER)
         return None
+
+    def set_aside_beyond(self, step: int) -> None:
+        """Rename to `*.corrupt` what lies beyond the step that a run goes on from: it will save those steps itself."""
+        for later in self.steps():
+            if later > step:
+                self._set_aside(later)
 
     def verify(self, largest: int | None = None) -> list[Verification]:
         """Read every checkpoint as loading would, and change nothing; `largest` is as `newest` has it."""
@@ -207,7 +227,7 @@ class Checkpoints:
     def _read(self, step: int, largest: int | None = None) -> dict[str, Any]:
         manifest = self._manifest(step)
         if largest is not None and manifest.bytes > largest:
-            raise Damaged(f"has {manifest.bytes} bytes, more than a state of this run takes")
+            raise TooLarge(f"has {manifest.bytes} bytes, more than a state of this run takes")
         try:
             with self.file(step).open("rb") as file:
                 # torch.load alone hands back wrong tensors after a flipped bit, without a word.
@@ -264,25 +284,20 @@ class _HashingWriter:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._error: OSError | None = None
         self.digest = hashlib.sha256()
         self.bytes = 0
 
     def save(self, state: dict[str, Any]) -> None:
         try:
             torch.save(state, cast(Any, self))
-        except RuntimeError:
-            # torch.save answers a full disk with an error of its own about positions.
-            if self._error is None:
+        except RuntimeError as error:
+            # torch.save answers what ends its writing, a full disk or Ctrl-C, with an error of its own about positions.
+            if error.__context__ is None:
                 raise
-            raise self._error from None
+            raise error.__context__ from None
 
     def write(self, content: bytes) -> int:
-        try:
-            self._file.write(content)
-        except OSError as error:
-            self._error = error
-            raise
+        self._file.write(content)
         self.digest.update(content)
         self.bytes += len(content)
         return len(content)

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from normlab.errors import DONE, ConfigurationError
+from normlab import assemble, config
+from normlab.errors import DONE, CheckpointError, ConfigurationError
 from normlab.outputs import plain_json
 from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.run_dir import RunDir
@@ -28,7 +29,7 @@ def run(arguments: list[str]) -> int:
     rows: list[dict[str, Any]] = []
     for folder in folders:
         with folder.lock():
-            rows.append({"run": str(folder.path), "freed_bytes": clean(Checkpoints(folder.checkpoints))})
+            rows.append({"run": str(folder.path), "freed_bytes": clean(folder)})
     if options.json:
         print(plain_json.dump({"runs": rows}))
     else:
@@ -36,11 +37,21 @@ def run(arguments: list[str]) -> int:
     return DONE
 
 
-def clean(checkpoints: Checkpoints) -> int:
-    """Write each checkpoint anew without the optimizers and return how many bytes that freed."""
+def clean(folder: RunDir) -> int:
+    """Write each checkpoint anew without the optimizers and return how many bytes that freed.
+
+    Raises CheckpointError at the first that is damaged, or is no state of the run.
+    """
+    own, checkpoints = assemble.saved_state(config.load(folder.config), folder), Checkpoints(folder.checkpoints)
+    if own is None:
+        problem = "holds checkpoints that cannot be judged: environment.json does not tell the images' shape"
+        raise CheckpointError(str(folder.path), problem, "bring the file back from a copy")
     freed = 0
     for step in checkpoints.steps():
-        state = checkpoints.load(step)
+        state = checkpoints.load(step, own.most_bytes())
+        if misfits := list(own.misfits(state)):
+            problem = f"does not fit this run: {misfits[0]}"
+            raise CheckpointError(str(checkpoints.file(step)), problem, "`normlab verify` looks at all of them")
         if all(state[name] is None for name in OPTIMIZERS):
             continue
         before = checkpoints.file(step).stat().st_size

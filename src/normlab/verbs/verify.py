@@ -30,13 +30,12 @@ def run(arguments: list[str]) -> int:
     steps = checkpoints.steps()
     if not steps:
         raise CheckpointError(str(run_dir.checkpoints), "holds no checkpoint", "train the run first")
-    if options.digest_only and not options.json:
-        print(state_digest(checkpoints.load(steps[-1])))
-        return DONE
     own = assemble.saved_state(config.load(run_dir.config), run_dir)
-    results = [
-        _examined(checkpoints, result, own) for result in checkpoints.verify(None if own is None else own.most_bytes())
-    ]
+    largest = None if own is None else own.most_bytes()
+    if options.digest_only and not options.json:
+        print(state_digest(checkpoints.load(steps[-1], largest)))
+        return DONE
+    results = [_examined(checkpoints, result, own) for result in checkpoints.verify(largest)]
     damaged = [result for result in results if not result.ok]
     sound = [result.step for result in results if result.ok]
     digest = state_digest(checkpoints.load(sound[-1])) if sound else None
