@@ -183,8 +183,9 @@ def test_less_than_two_cannot_be_kept(tmp_path):
 
 
 def test_saving_a_step_again_replaces_it(saved):
-    saved.save(30, state_of(31))
-    assert state_digest(saved.load(30)) == state_digest(state_of(31))
+    other = {**state_of(31), "step": 30}
+    saved.save(30, other)
+    assert state_digest(saved.load(30)) == state_digest(other)
 
 
 def test_a_kill_between_a_replaced_file_and_its_manifest_costs_that_step_alone(saved, monkeypatch, caplog):
@@ -281,6 +282,12 @@ def test_without_room_for_another_nothing_is_written(saved, monkeypatch):
     with pytest.raises(ResourceError, match=r"step_00000040.pt: needs 0.0 MB of disk, and there are 0.0 MB free"):
         saved.save(40, state_of(40))
     assert saved.steps() == [10, 20, 30]
+
+
+def test_the_state_of_another_step_is_refused(saved):
+    saved.save(40, {"step": 10**9, "weights": torch.zeros(2)})
+    with pytest.raises(CheckpointError, match="holds the state of another step"):
+        saved.load(40)
 
 
 def test_a_file_that_holds_no_mapping_is_refused(saved):

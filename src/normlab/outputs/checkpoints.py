@@ -244,6 +244,8 @@ class Checkpoints:
             raise Damaged(f"cannot be loaded: {str(error).partition(chr(10))[0][:200]}") from None
         if not isinstance(state, dict):
             raise Damaged(f"holds no state but a {type(state).__name__}")
+        if cast(dict[str, Any], state).get("step", step) != step:
+            raise Damaged("holds the state of another step")
         return cast(dict[str, Any], state)
 
     def _set_aside(self, step: int) -> None:
