@@ -73,6 +73,16 @@ def test_what_a_run_with_plugins_needs_is_said_where_they_are_missing(
     assert "there is no scaled here; --plugins MODULE imports what has it" in unnamed.stderr
 
 
+def test_a_sweep_finds_the_runs_of_parts_that_have_no_file(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "own_parts.py").write_text(MODULE)
+    words = ["plugins=[own_parts]", "++normalization.generator.name=scaled", *QUICK]
+    assert normlab("train", *words, "seed=0").exit_code == 0
+    looked = normlab("train", "-m", "--check", *words, "seed=0,1")
+
+    assert looked.exit_code == 0, looked.stderr
+    assert "1 of 2 runs are missing" in looked.stdout
+
+
 def test_a_folder_of_configurations_adds_choices_to_the_groups(normlab: Command, outputs: Path, tmp_path: Path) -> None:
     (tmp_path / "own_parts.py").write_text(MODULE)
     (tmp_path / "own" / "technique").mkdir(parents=True)

@@ -52,12 +52,11 @@ def checked(settings: RunConfig, complaints: list[Complaint]) -> RunConfig:
     return assemble.completed(settings)
 
 
-def preview(settings: RunConfig) -> int:
+def preview(settings: RunConfig, run_dir: RunDir) -> int:
     """Open the data and the features that a run needs, look for room, start nothing, and say what would be done where.
 
     Raises what stands in the way: BusyError, DataError, ResourceError, or NumericalError for a run that has diverged.
     """
-    run_dir = RunDir(composition.run_folder(settings))
     run_dir.refuse_if_locked()
     begun = not settings.fresh and run_dir.exists()
     if begun:
@@ -74,9 +73,8 @@ def preview(settings: RunConfig) -> int:
     return DONE
 
 
-def launch(settings: RunConfig) -> int:
+def launch(settings: RunConfig, run_dir: RunDir) -> int:
     """Train a run to its end, or find that it has ended already, and return the exit code."""
-    run_dir = RunDir(composition.run_folder(settings))
     run_dir.refuse_if_locked()  # before the data, which may take a while
     if not settings.fresh and run_dir.exists():
         settings = _continued(settings, run_dir)

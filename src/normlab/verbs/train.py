@@ -5,6 +5,7 @@ from typing import Any
 from normlab import composition
 from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError
+from normlab.outputs.run_dir import RunDir
 from normlab.sweeps import dry, sweep
 from normlab.verbs.arguments import Arguments
 
@@ -31,8 +32,10 @@ def run(arguments: list[str]) -> int:
     # Only here, since importing torch takes seconds.
     from normlab import launching
 
-    settings = launching.checked(settings, complaints)
-    return launching.preview(settings) if known.check else launching.launch(settings)
+    completed = launching.checked(settings, complaints)
+    # Of the settings as they were given, as a sweep has them, which knows nothing of the parts' own defaults.
+    run_dir = RunDir(composition.run_folder(settings))
+    return launching.preview(completed, run_dir) if known.check else launching.launch(completed, run_dir)
 
 
 def _check_sweep(words: list[str], config_dir: str | None) -> int:
