@@ -146,9 +146,9 @@ def only_run(folder: Path) -> Path:
     return run
 
 
-def digest(run: Path) -> str:
-    """Return the state digest that `normlab verify` prints."""
-    verified = command(run.parent / f".verify-{run.name}", "verify", "--digest-only", str(run))
+def digest(run: Path, folder: Path | None = None) -> str:
+    """Return the state digest that `normlab verify` prints, in the folder where the run's plugins are if it has any."""
+    verified = command(folder or run.parent / f".verify-{run.name}", "verify", "--digest-only", str(run))
     assert verified.exit_code == 0, verified.stderr
     return verified.stdout.strip()
 
@@ -157,7 +157,7 @@ def undisturbed(folder: Path, *words: str) -> str:
     """Return the digest in which a run ends that nothing happens to."""
     ended = command(folder, "train", *words)
     assert ended.exit_code == 0, ended.stderr
-    return digest(only_run(folder))
+    return digest(only_run(folder), folder)
 
 
 def newest_step(folder: Path) -> int:

@@ -20,8 +20,7 @@ from normlab.outputs import checkpoints
 from tests.faults.driving import PLAIN, Ended, command, only_run, starts_cold
 
 FULL, SHORT = 30, 10
-MOST_BYTES = 10**9  # of a process that shares torch's libraries with its parent
-MOST_BYTES_BEYOND = 10**8  # what the same command takes undisturbed: a cold start's own libraries take 1 GB with CUDA
+MOST_BYTES_BEYOND = 10**8  # what the same command takes undisturbed, where torch's own libraries may take 1 GB
 MOST_SECONDS = 30  # on a busy machine; what hangs, hangs for ever
 WORDS = [*PLAIN, "architecture.latent_size=8", "architecture.width=1", "train.until=6 steps"]
 # What reads a run's checkpoints beside `train`; the last one writes, too.
@@ -34,7 +33,6 @@ def trial(number: int, folder: Path) -> dict[str, float]:
     ended = command(folder, "train", *WORDS, "train.until=4 steps", cold=cold)
     assert ended.exit_code == 0, ended.stderr
     calm = ended.peak_bytes
-    assert cold or calm < MOST_BYTES, calm
     run = only_run(folder)
     copied = folder / "copied"
     trap = folder / "trap"
@@ -82,7 +80,7 @@ def in_a_process_of_its_own(attack: Callable[[Path, Path], None], file: Path, tr
 def require_harmless(ended: Ended, calm: int, trap: Path, name: str) -> None:
     assert not trap.exists(), f"{name} was run"
     assert "Traceback" not in ended.stderr, f"{name}: {ended.stderr}"
-    assert ended.peak_bytes < max(MOST_BYTES, calm + MOST_BYTES_BEYOND), f"{name}: {ended.peak_bytes / 1e6:.0f} MB"
+    assert ended.peak_bytes < calm + MOST_BYTES_BEYOND, f"{name}: {ended.peak_bytes / 1e6:.0f} MB"
     assert ended.seconds < MOST_SECONDS, f"{name}: {ended.seconds:.0f} s"
 
 

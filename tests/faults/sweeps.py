@@ -74,7 +74,7 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     shutil.copy(folder / "faulty.py", folder / "undisturbed")
     expected = undisturbed(folder / "undisturbed", *words)
     (alike,) = (Path(run["folder"]) for run in record["runs"] if run["job"] == 0)
-    assert digest(alike) == expected
+    assert digest(alike, folder) == expected
     shutil.rmtree(folder)
     return {"failed and told so": len(FAILING), "run again": RUNS - len(done_before)}
 
