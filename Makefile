@@ -12,10 +12,10 @@ help: ## list the targets
 demo: $(READY) ## compare three normalizations on the embedded digits (a few minutes of 2 cores)
 	$(BIN)/normlab train -m normalization=none,batch,spectral name=demo train.until='20 epochs'
 
-test: $(READY) ## run every test (about 9 minutes of 2 cores)
+test: $(READY) ## run every test (about 10 minutes of 2 cores)
 	$(BIN)/pytest -n 2 -m ''
 
-faults: $(READY) ## kill, damage and mislead it some 1,300 times; goes on where it stopped (45 minutes of 2 cores)
+faults: $(READY) ## kill, damage and mislead it some 1,300 times; goes on where it stopped
 	$(BIN)/python -m tests.faults
 
 check: lint ## format, lint, types and the fast tests (a minute or two)

@@ -106,7 +106,8 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
 
 
 def _require_room(settings: RunConfig, dataset: Dataset, run_dir: RunDir, device: torch.device) -> None:
-    footprint.require_disk(settings, dataset.image_shape, run_dir.path)
+    if settings.fresh or not run_dir.exists():  # a run that goes on has its checkpoints, and asks at each save
+        footprint.require_disk(settings, dataset.image_shape, run_dir.path)
     footprint.require_memory(settings, dataset.image_shape, device)
 
 
