@@ -85,17 +85,17 @@ def disturb_the_save_of_step_4(patch: pytest.MonkeyPatch, number: int, times: in
     patch.setattr(_HashingWriter, "write", write_and_be_told)
 
 
-def kill_after(folder: Path, seconds: float, *words: str) -> int:
-    """Start a command, kill it with signal 9 after a while unless it has ended, and return how it ended."""
-    child = start(folder, *words)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def kill_beyond(step: int, seconds: float, outputs: Path, *words: str) -> int:
+    """Start a command, kill it with signal 9 a while after its run has saved that step, and return how it ended."""
+    child = start(outputs, *words)
+    while not any(int(path.name[5:13]) >= step for path in outputs.glob("*/*/checkpoints/*.pt.json")):
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return result(folder, status).exit_code
+            return result(outputs, status).exit_code
         time.sleep(0.005)
+    time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
-    return result(folder, os.waitpid(child, 0)[1]).exit_code
+    return result(outputs, os.waitpid(child, 0)[1]).exit_code
 
 
 @pytest.mark.slow
@@ -106,22 +106,17 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
 ) -> None:
     words = ["train", f"normalization=both/{technique}", f"ema={ema}", *BUSY]
     monkeypatch.setenv("NORMLAB_OUTPUTS", str(tmp_path / "straight"))
-    began = time.monotonic()
     assert normlab(*words).exit_code == 0
-    took = time.monotonic() - began
     monkeypatch.setenv("NORMLAB_OUTPUTS", str(tmp_path / "killed"))
+    (tmp_path / "killed").mkdir()
     moments = random.Random(f"{technique} {ema}")
-    kills = 0
-    while (code := kill_after(tmp_path, moments.uniform(0.2, 0.7) * took, *words)) != 0:
-        assert code == -signal.SIGKILL, (tmp_path / "stderr").read_text()
-        kills += 1
-        if kills == 4:
-            finished = normlab(*words)
-            assert finished.exit_code == 0, finished.stderr
-            break
+    saved = sorted(moments.sample(range(0, 49, 7), 3))
+    codes = [kill_beyond(step, moments.uniform(0, 0.2), tmp_path / "killed", *words) for step in saved]
+    finished = normlab(*words)
 
+    assert codes == [-signal.SIGKILL] * 3, (tmp_path / "killed" / "stderr").read_text()
+    assert finished.exit_code == 0, finished.stderr
     straight, killed = only_run(tmp_path / "straight"), only_run(tmp_path / "killed")
-    assert kills >= 1
     assert digest(normlab, killed) == digest(normlab, straight)
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert steps(killed / name) == steps(straight / name)
@@ -129,7 +124,7 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
     grids = sorted(path.name for path in (straight / "samples").iterdir())
     assert grids == ["step_00000000.png", "step_00000020.png", "step_00000040.png", "step_00000060.png"]
     assert all((killed / "samples" / name).read_bytes() == (straight / "samples" / name).read_bytes() for name in grids)
-    assert 1 <= json.loads((killed / "status.json").read_text())["resumes"] <= kills
+    assert 1 <= json.loads((killed / "status.json").read_text())["resumes"] <= 3
 
 
 def test_evaluating_or_not_trains_the_same_bits(normlab: Command, outputs: Path) -> None:

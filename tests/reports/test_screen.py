@@ -4,6 +4,7 @@ import os
 import pty
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch, draw: Callable[[Screen], None]) -> st
     with os.fdopen(writer, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
         draw(Screen())
-        written = os.read(reader, 10_000).decode()
+    written = b""
+    with suppress(OSError):  # the end of what a terminal that is closed has left to read
+        while part := os.read(reader, 10_000):
+            written += part
     os.close(reader)
-    return written.replace("\r\n", "\n")
+    return written.decode().replace("\r\n", "\n")
 
 
 def test_what_is_drawn_again_takes_the_place_of_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
