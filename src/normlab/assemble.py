@@ -253,9 +253,7 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
             step.state.load_state_dict(newest.state)
         except ValueError as error:
             remedy = "fresh=true starts over; the old folder is set aside"
-            raise CheckpointError(
-                str(checkpoints.file(newest.step)), f"does not fit this run: {error}", remedy
-            ) from None
+            raise checkpoints.misfit(newest.step, str(error), remedy) from None
         checkpoints.set_aside_beyond(newest.step)
     pace = pace_of(config, len(dataset.train))
     return Trainer(

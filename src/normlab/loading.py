@@ -52,7 +52,6 @@ def _from_run(path: Path) -> Loaded:
     if own is None or newest is None:
         raise CheckpointError(str(run_dir.checkpoints), "holds no checkpoint", "train the run first")
     if misfits := list(own.misfits(newest.state)):
-        problem = f"does not fit this run: {misfits[0]}"
-        raise CheckpointError(str(checkpoints.file(newest.step)), problem, "`normlab verify` looks at all of them")
+        raise checkpoints.misfit(newest.step, misfits[0], "`normlab verify` looks at all of them")
     own.generator.load_state_dict(newest.state["averaged"] or newest.state["generator"])
     return Loaded(restandardised(own.generator, settings.seed, torch.device("cpu")), newest.step)

@@ -88,6 +88,10 @@ class Checkpoints:
     def file(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}.pt"
 
+    def misfit(self, step: int, problem: str, remedy: str) -> CheckpointError:
+        """Return the error of a checkpoint that is whole, but holds the state of another run."""
+        return CheckpointError(str(self.file(step)), f"does not fit this run: {problem}", remedy)
+
     def steps(self) -> list[int]:
         """Return the steps that have a manifest, the oldest first, sound or not."""
         matches = (re.fullmatch(r"step_(\d+)\.pt\.json", path.name) for path in self._listing())

@@ -50,8 +50,7 @@ def clean(folder: RunDir) -> int:
     for step in checkpoints.steps():
         state = checkpoints.load(step, own.most_bytes())
         if misfits := list(own.misfits(state)):
-            problem = f"does not fit this run: {misfits[0]}"
-            raise CheckpointError(str(checkpoints.file(step)), problem, "`normlab verify` looks at all of them")
+            raise checkpoints.misfit(step, misfits[0], "`normlab verify` looks at all of them")
         if all(state[name] is None for name in OPTIMIZERS):
             continue
         before = checkpoints.file(step).stat().st_size
