@@ -12,20 +12,24 @@ from torch import nn
 
 from normlab import progress
 from normlab.config import PARTS, OptimizerConfig, Part, RunConfig, write
+from normlab.constraints import CONSTRAINTS
 from normlab.data.batches import RealBatches
 from normlab.data.images import Dataset
 from normlab.data.sources import DATASETS
-from normlab.errors import CheckpointError, Complaint, ConfigurationError
+from normlab.errors import CheckpointError, Complaint, ConfigurationError, DataError
 from normlab.evaluation.evaluator import Evaluator, Interrupted
 from normlab.evaluation.features import open_features
 from normlab.losses import LOSSES
-from normlab.networks import ARCHITECTURES
-from normlab.networks.network import Generator, Network, initialise
+from normlab.networks import ARCHITECTURES, ImageSpec
+from normlab.networks.initialisation import INITIALISATIONS, initialise
+from normlab.networks.network import Architecture, Generator, Network
 from normlab.normalizations import TECHNIQUES
 from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.recorder import Recorder
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
+from normlab.penalties import PENALTIES
+from normlab.randomness import stream
 from normlab.registry import Registry
 from normlab.settings import Length, Misfit
 from normlab.training.ema import Ema
@@ -41,7 +45,10 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "dataset": DATASETS,
     "architecture": ARCHITECTURES,
     "technique": TECHNIQUES,
+    "initialisation": INITIALISATIONS,
     "loss": LOSSES,
+    "penalty": PENALTIES,
+    "constraint": CONSTRAINTS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
@@ -73,13 +80,22 @@ def check(config: RunConfig) -> list[Complaint]:
         "architecture": config.architecture,
         "normalization.generator": config.normalization.generator,
         "normalization.discriminator": config.normalization.discriminator,
+        "initialisation": config.initialisation,
         "loss": config.loss,
+        "constraint": config.constraint,
         "optimizer": Part(name=config.optimizer.name, params=config.optimizer.params),
         "optimizer.schedule": config.optimizer.schedule,
     }
     complaints: list[Complaint] = []
     for where, part in chosen.items():
         complaints += REGISTRIES[PARTS[where]].check(where, part.name, part.params)
+    for name, params in config.penalty.items():
+        if isinstance(params, Mapping):
+            complaints += PENALTIES.check(f"penalty.{name}", name, params)
+        else:
+            complaints.append(
+                Complaint(f"penalty.{name}", f"got {params!r}", f"set what is in it: penalty.{name}.weight")
+            )
     if config.optimizer.name in OPTIMIZERS:
         for network in ("generator", "discriminator"):
             own = {key: value for key, value in getattr(config.optimizer, network).items() if value is not None}
@@ -90,7 +106,7 @@ def check(config: RunConfig) -> list[Complaint]:
                 )
                 if complaint.where.removeprefix("optimizer.") in own
             ]
-    return (complaints or _check_networks(config)) + _check_device(config)
+    return (complaints or _check_networks(config) or _check_sense(config)) + _check_device(config)
 
 
 def completed(config: RunConfig) -> RunConfig:
@@ -108,7 +124,10 @@ def completed(config: RunConfig) -> RunConfig:
             generator=_complete(TECHNIQUES, normalization.generator),
             discriminator=_complete(TECHNIQUES, normalization.discriminator),
         ),
+        initialisation=_complete(INITIALISATIONS, config.initialisation),
         loss=_complete(LOSSES, config.loss),
+        penalty={name: PENALTIES.complete(name, params) for name, params in config.penalty.items()},
+        constraint=_complete(CONSTRAINTS, config.constraint),
         optimizer=replace(optimizer, params=own, schedule=schedule),
     )
 
@@ -133,24 +152,39 @@ def choose_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def build_generator(config: RunConfig, image_shape: tuple[int, int, int]) -> Generator:
-    architecture = ARCHITECTURES.build(config.architecture.name, config.architecture.params, image_shape)
-    return architecture.generator(_technique(config.normalization.generator))
+def image_spec(dataset: Dataset) -> ImageSpec:
+    """Return what networks are built for, to train on a data set."""
+    return ImageSpec(*dataset.image_shape, dataset.classes)
 
 
-def build_discriminator(config: RunConfig, image_shape: tuple[int, int, int]) -> Network:
-    architecture = ARCHITECTURES.build(config.architecture.name, config.architecture.params, image_shape)
-    return architecture.discriminator(_technique(config.normalization.discriminator))
+def build_architecture(config: RunConfig, image: ImageSpec) -> Architecture:
+    return ARCHITECTURES.build(config.architecture.name, config.architecture.params, image)
 
 
-def build_state(config: RunConfig, image_shape: tuple[int, int, int], device: torch.device) -> TrainState:
-    """Return the state at step 0: weights that depend on the seed and their names alone."""
-    generator = build_generator(config, image_shape)
-    discriminator = build_discriminator(config, image_shape)
-    initialise(generator, config.seed, "generator")
-    initialise(discriminator, config.seed, "discriminator")
+def build_generator(config: RunConfig, image: ImageSpec) -> Generator:
+    return build_architecture(config, image).generator(_technique(config.normalization.generator))
+
+
+def build_discriminator(config: RunConfig, image: ImageSpec) -> Network:
+    return build_architecture(config, image).discriminator(_technique(config.normalization.discriminator))
+
+
+Fit = Callable[[Generator, Network], None]
+
+
+def build_state(config: RunConfig, image: ImageSpec, device: torch.device, fit: Fit | None = None) -> TrainState:
+    """Return the state at step 0: weights that depend on the seed and their names alone.
+
+    fit: lets what starts from data see some, before anything is made of the weights.
+    """
+    initialisation = INITIALISATIONS.build(config.initialisation.name, config.initialisation.params)
+    generator, discriminator = build_generator(config, image), build_discriminator(config, image)
+    initialise(generator, initialisation, config.seed, "generator")
+    initialise(discriminator, initialisation, config.seed, "discriminator")
     generator.to(device)
     discriminator.to(device)
+    if fit is not None:
+        fit(generator, discriminator)
     return TrainState(
         generator=generator,
         discriminator=discriminator,
@@ -165,22 +199,44 @@ def saved_state(config: RunConfig, run_dir: RunDir) -> TrainState | None:
 
     Raises ConfigurationError where a plugin of the run cannot be imported.
     """
-    shape = progress.images_of(run_dir).get("image_shape")
-    if shape is None:
+    images = progress.images_of(run_dir)
+    if "image_shape" not in images:
         return None
     if complaints := import_plugins(config):
         raise ConfigurationError.of(complaints)
-    channels, height, width = shape
-    return build_state(config, (channels, height, width), torch.device("cpu"))
+    channels, height, width = images["image_shape"]
+    image = ImageSpec(channels, height, width, images.get("classes"))
+    return build_state(config, image, torch.device("cpu"))
 
 
 def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: torch.device) -> Step:
     """Return the step of a run, with the state at step 0."""
+    pace = pace_of(config, len(dataset.train))
+
+    def fit(generator: Generator, discriminator: Network) -> None:
+        """Show the generator as many latents as a batch has, and the discriminator real images and those together."""
+        latents = torch.randn(
+            config.train.batch_size, generator.latent_size, generator=stream(config.seed, "latents", "fit")
+        ).to(device)
+        generator.fit(latents)
+        with torch.no_grad(), generator.frozen_statistics():
+            images = torch.cat([real.batch(0), generator(latents)])
+        labels = (
+            None if discriminator.classes is None else torch.arange(len(images), device=device) % discriminator.classes
+        )
+        discriminator.fit(images, labels)
+
+    def elapsed(horizon: Length | None, step: int) -> float:
+        return min(step / pace.steps(config.train.until if horizon is None else horizon), 1.0)
+
     return Step(
-        state=build_state(config, dataset.image_shape, device),
+        state=build_state(config, image_spec(dataset), device, fit),
         loss=LOSSES.build(config.loss.name, config.loss.params),
+        penalties=[PENALTIES.build(name, params) for name, params in config.penalty.items()],
+        constraint=CONSTRAINTS.build(config.constraint.name, config.constraint.params),
         real=real,
-        schedule=_schedule(config.optimizer, pace_of(config, len(dataset.train)), config.train.until),
+        schedule=_schedule(config.optimizer, pace, config.train.until),
+        elapsed=elapsed,
         batch_size=config.train.batch_size,
         discriminator_steps=config.train.discriminator_steps,
         seed=config.seed,
@@ -236,6 +292,10 @@ class Materials(NamedTuple):
 def gather(config: RunConfig, device: torch.device) -> Materials:
     """Open all that a run needs; raise DataError for what is not there, before anything is written."""
     dataset = open_dataset(config)
+    try:
+        build_architecture(config, image_spec(dataset))
+    except Misfit as misfit:
+        raise DataError("dataset", misfit.problem, misfit.remedy) from None
     return Materials(dataset, open_batches(config, dataset, device), build_scorer(config, dataset, device))
 
 
@@ -285,7 +345,18 @@ def _technique(part: Part) -> Any:
 
 
 def _optimizer(part: Part, network: Network) -> Any:
-    return OPTIMIZERS.build(part.name, part.params, list(network.parameters()))
+    """Return the optimizer of a network's parameters, but for those that move by a rule of their own."""
+    own_rates = {
+        parameter: part.learning_rate
+        for _, _, part in network.reparametrized()
+        if part.learning_rate is not None
+        for parameter in part.parameters()
+    }
+    moved = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [parameter for parameter in moved if parameter not in own_rates]}]
+    for rate in sorted(set(own_rates.values())):
+        groups.append({"params": [parameter for parameter in moved if own_rates.get(parameter) == rate], "lr": rate})
+    return OPTIMIZERS.build(part.name, part.params, groups)
 
 
 def _schedule(config: OptimizerConfig, pace: Pace, until: Length) -> Any:
@@ -298,18 +369,51 @@ def _schedule(config: OptimizerConfig, pace: Pace, until: Length) -> Any:
 def _check_networks(config: RunConfig) -> list[Complaint]:
     """Let the architecture, the image size and the techniques meet where no weight takes memory."""
     size = DATASETS.complete(config.dataset.name, config.dataset.params).get("image_size", 32)
+    image = ImageSpec(3, size, size, classes=10)  # labels are asked for once the data set is open
     try:
-        ARCHITECTURES.build(config.architecture.name, config.architecture.params, (3, size, size))
+        build_architecture(config, image)
     except Misfit as misfit:
-        return [Complaint("dataset.image_size", misfit.problem, misfit.remedy)]
+        return [Complaint("architecture", misfit.problem, misfit.remedy)]
     complaints: list[Complaint] = []
     for name, build in (("generator", build_generator), ("discriminator", build_discriminator)):
         try:
             with torch.device("meta"):
-                build(config, (3, size, size))
+                build(config, image)
         except Misfit as misfit:
             complaints.append(Complaint(f"normalization.{name}", misfit.problem, misfit.remedy))
     return complaints
+
+
+def _check_sense(config: RunConfig) -> list[Complaint]:
+    """Return what is senseless about the parts together, though it could be computed; `force` lets it pass."""
+    if config.force:
+        return []
+    names = {network: getattr(config.normalization, network).name for network in ("generator", "discriminator")}
+    technique = _technique(config.normalization.discriminator)
+    penalties = {name: PENALTIES.build(name, params) for name, params in config.penalty.items()}
+    constraint = CONSTRAINTS.build(config.constraint.name, config.constraint.params)
+    loss = LOSSES.build(config.loss.name, config.loss.params)
+    bounded = technique.bounds_discriminator or constraint is not None
+    found: list[tuple[str, str, str]] = []
+    for name, penalty in penalties.items():
+        if penalty.per_image and technique.couples_images:
+            found.append(
+                (
+                    f"penalty.{name}",
+                    f"is of the score of single images, and {technique.name} normalization couples those of a batch",
+                    "choose layer, instance or none for normalization.discriminator",
+                )
+            )
+    if "spectral_regularization" in penalties and "spectral" in technique.name:
+        problem = f"has nothing to move where {technique.name} normalization fixes the norms"
+        found.append(("penalty.spectral_regularization", problem, "choose one of the two"))
+    if loss.needs_bound and not bounded and not any(penalty.bounds_discriminator for penalty in penalties.values()):
+        problem = f"nothing bounds the discriminator, whose {config.loss.name} loss then falls without end"
+        found.append(("loss", problem, "add penalty=wgan_gp, constraint=clip or normalization=spectral"))
+    if config.architecture.params.get("conditional") and names["generator"] != "conditional_batch":
+        problem = f"the generator would not see the labels: {names['generator']} takes none"
+        found.append(("normalization.generator", problem, "choose conditional_batch"))
+    return [Complaint(where, problem, f"{remedy}, or force=true") for where, problem, remedy in found]
 
 
 def _check_device(config: RunConfig) -> list[Complaint]:
@@ -320,12 +424,13 @@ def _check_device(config: RunConfig) -> list[Complaint]:
     return []
 
 
-def generator_metadata(config: RunConfig, image_shape: tuple[int, int, int], step: int) -> dict[str, str]:
+def generator_metadata(config: RunConfig, image: ImageSpec, step: int) -> dict[str, str]:
     """Return what `generator.safetensors` says of itself: all it takes to rebuild the generator."""
     described = {
         "architecture": write(config.architecture),
         "technique": write(config.normalization.generator),
-        "image_shape": image_shape,
+        "image_shape": image[:3],
+        "classes": image.classes,
         "step": step,
     }
     return {key: json.dumps(value) for key, value in described.items()}
@@ -336,11 +441,13 @@ def generator_from_metadata(metadata: dict[str, str]) -> Generator:
     described = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
     try:
         parts = {key: dict(described[key]) for key in ("architecture", "technique")}
-        shape = tuple(int(length) for length in described["image_shape"])
+        channels, height, width = (int(length) for length in described["image_shape"])
+        classes = described.get("classes")
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the generator lacks {error}") from None
     architecture, technique = (Part(name=str(part.pop("name")), params=part) for part in parts.values())
     for registry, part in ((ARCHITECTURES, architecture), (TECHNIQUES, technique)):
         if part.name not in registry:
             raise ValueError(f"there is no {part.name} here; --plugins MODULE imports what has it")
-    return ARCHITECTURES.build(architecture.name, architecture.params, shape).generator(_technique(technique))
+    image = ImageSpec(channels, height, width, None if classes is None else int(classes))
+    return ARCHITECTURES.build(architecture.name, architecture.params, image).generator(_technique(technique))

@@ -119,7 +119,10 @@ class RunConfig:
     dataset: Part = Part(name="digits")
     architecture: Part = Part(name="dcgan")
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+    initialisation: Part = Part(name="dcgan")
     loss: Part = Part(name="non_saturating")
+    penalty: Params = field(default_factory=dict)
+    constraint: Part = Part(name="none")
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -129,6 +132,7 @@ class RunConfig:
     plugins: tuple[str, ...] = ()
     resume: str | None = None
     allow_changes: tuple[str, ...] = ()
+    force: bool = False
     fresh: bool = False
     on_error: Literal["continue", "stop"] = "continue"
     debug: bool = False
@@ -144,13 +148,15 @@ PARTS = {
     "architecture": "architecture",
     "normalization.generator": "technique",
     "normalization.discriminator": "technique",
+    "initialisation": "initialisation",
     "loss": "loss",
+    "constraint": "constraint",
     "optimizer": "optimizer",
     "optimizer.schedule": "schedule",
 }
 # Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
-    *("every", "train.until", "train.time_limit", "device", "threads", "debug"),
+    *("every", "train.until", "train.time_limit", "device", "threads", "force", "debug"),
     *("dataset.root", "dataset.download", "dataset.workers", "evaluation.weights"),
 )
 # Settings that choose the folder, or say how a run is started.
@@ -256,12 +262,15 @@ def run_name(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]
         for key in where.split("."):
             part = part[key]
         defaults |= {f"{where}.{key}": value for key, value in flatten(part_defaults(group, part["name"]))}
-    names = {f"{where}.name" for where in PARTS}
-    changed = {
+    for name in config.penalty:
+        defaults |= dict(flatten(part_defaults("penalty", name), "penalty."))
+    changed: Tree = {
         key: value
         for key, value in identity(config).items()
-        if key in names or (value != defaults.get(key) and not _inherits(key, value))
+        if value != defaults.get(key) and not _inherits(key, value)
     }
+    if config.penalty:
+        changed["penalty"] = sorted(config.penalty)
     digest = hashlib.sha256(json.dumps(_canonical(changed), sort_keys=True).encode()).hexdigest()[:8]
     pair = f"G.{config.normalization.generator.name}-D.{config.normalization.discriminator.name}"
     return f"{config.dataset.name}-{config.architecture.name}-{pair}-seed{config.seed}-{digest}"

@@ -10,26 +10,27 @@ from torch import Tensor
 from normlab import assemble
 from normlab.config import RunConfig
 from normlab.errors import ResourceError
+from normlab.networks import ImageSpec
 from normlab.outputs.atomic import free_disk
 from normlab.reports.tables import size
 
 # The newest two checkpoints and the best are kept; when a new one is written the oldest is still there.
 CHECKPOINTS = 3
+MOST_CLASSES = 1000
 
-ImageShape = tuple[int, int, int]
 
-
-def checkpoint_bytes(settings: RunConfig, image_shape: ImageShape) -> int:
+def checkpoint_bytes(settings: RunConfig, image: ImageSpec) -> int:
     """Return how large a checkpoint is but for its table of contents: weights, averages and optimizer state."""
     device = torch.device("meta")
     with device:
-        state = assemble.build_state(settings, image_shape, device)
+        state = assemble.build_state(settings, image, device)
         for network, optimizer in (
             (state.generator, state.generator_optimizer),
             (state.discriminator, state.discriminator_optimizer),
         ):
             for parameter in network.parameters():
-                parameter.grad = torch.zeros_like(parameter)
+                if parameter.requires_grad:
+                    parameter.grad = torch.zeros_like(parameter)
             for group in optimizer.param_groups:
                 group["fused"] = False  # where no weight takes memory there is no fused step
             # An optimizer has its state only once it has made a step.
@@ -37,26 +38,26 @@ def checkpoint_bytes(settings: RunConfig, image_shape: ImageShape) -> int:
     return sum(tensor.nbytes for tensor in _tensors(state.state_dict()))
 
 
-def largest_shape(settings: RunConfig) -> ImageShape:
-    """Return the shape that images have at most, as far as it can be told without them."""
+def largest_image(settings: RunConfig) -> ImageSpec:
+    """Return what images are at most, as far as it can be told without them."""
     side = settings.dataset.params.get("image_size", 32)
-    return 3, side, side
+    return ImageSpec(3, side, side, classes=MOST_CLASSES)
 
 
-def require_disk(settings: RunConfig, image_shape: ImageShape, folder: Path) -> None:
+def require_disk(settings: RunConfig, image: ImageSpec, folder: Path) -> None:
     """Raise ResourceError if three checkpoints of the run do not fit where its folder is, or is to be."""
-    needed, free = CHECKPOINTS * checkpoint_bytes(settings, image_shape), free_disk(folder)
+    needed, free = CHECKPOINTS * checkpoint_bytes(settings, image), free_disk(folder)
     if needed > free:
         problem = f"{CHECKPOINTS} checkpoints need {size(needed)}, but only {size(free)} are free"
         raise ResourceError(str(folder), problem, "make room, or set NORMLAB_OUTPUTS to another disk")
 
 
-def require_memory(settings: RunConfig, image_shape: ImageShape, device: torch.device) -> None:
+def require_memory(settings: RunConfig, image: ImageSpec, device: torch.device) -> None:
     """Raise ResourceError if weights, gradients and optimizer state do not fit beside what is in memory already.
 
     What the activations of a batch take comes on top: the first step shows it.
     """
-    needed, free = checkpoint_bytes(settings, image_shape), free_memory(device)
+    needed, free = checkpoint_bytes(settings, image), free_memory(device)
     if free is not None and needed > free:
         problem = f"weights and optimizer need {size(needed)}, but only {size(free)} of memory are free"
         raise ResourceError("device", problem, "try a smaller architecture.width, or another device")

@@ -14,7 +14,7 @@ import torch
 
 from normlab import assemble, composition, config, footprint, progress
 from normlab.assemble import Materials
-from normlab.config import RunConfig
+from normlab.config import Part, RunConfig
 from normlab.data.images import Dataset
 from normlab.errors import (
     DONE,
@@ -96,7 +96,7 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
             settings = _continued(settings, run_dir)  # somebody may have begun it since we looked
             _require_same_images(materials.dataset, run_dir)
         else:
-            settings = _with_horizon(settings, str(settings.train.until))
+            settings = _with_horizons(settings, None)
         try:
             trainer = _train(settings, materials, run_dir, device, stop)
         except Stopped as stopped:
@@ -107,8 +107,8 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
 
 def _require_room(settings: RunConfig, dataset: Dataset, run_dir: RunDir, device: torch.device) -> None:
     if settings.fresh or not run_dir.exists():  # a run that goes on has its checkpoints, and asks at each save
-        footprint.require_disk(settings, dataset.image_shape, run_dir.path)
-    footprint.require_memory(settings, dataset.image_shape, device)
+        footprint.require_disk(settings, assemble.image_spec(dataset), run_dir.path)
+    footprint.require_memory(settings, assemble.image_spec(dataset), device)
 
 
 def _gather(settings: RunConfig, device: torch.device) -> Materials:
@@ -196,7 +196,7 @@ def _continued(settings: RunConfig, run_dir: RunDir) -> RunConfig:
     """Return the settings with which a run goes on; raise ConfigurationError if they would make another run of it."""
     saved = _saved(run_dir)
     # A longer run keeps the learning rates that it began with.
-    settings = _with_horizon(settings, saved.optimizer.schedule.params.get("horizon"))
+    settings = _with_horizons(settings, saved)
     composition.refuse(
         [
             Complaint(
@@ -223,13 +223,28 @@ def _record_changes(settings: RunConfig, run_dir: RunDir, step: int) -> None:
         JsonLines(run_dir.changes).append({"step": step, **change._asdict()})
 
 
-def _with_horizon(settings: RunConfig, horizon: Any) -> RunConfig:
-    """Return the settings with a horizon for their schedule, unless it has one or needs none."""
-    schedule = settings.optimizer.schedule
-    if "horizon" not in schedule.params or schedule.params["horizon"] is not None:
-        return settings
-    schedule = replace(schedule, params={**schedule.params, "horizon": horizon})
-    return replace(settings, optimizer=replace(settings.optimizer, schedule=schedule))
+def _with_horizons(settings: RunConfig, saved: RunConfig | None) -> RunConfig:
+    """Return the settings with a horizon for each part that decays and has none: the run's own, if it has begun."""
+
+    def completed(part: Part, before: Part | None) -> Part:
+        if "horizon" not in part.params or part.params["horizon"] is not None:
+            return part
+        horizon = str(settings.train.until) if before is None else before.params.get("horizon")
+        return replace(part, params={**part.params, "horizon": horizon})
+
+    normalization, before = settings.normalization, None if saved is None else saved.normalization
+    optimizer = settings.optimizer
+    return replace(
+        settings,
+        optimizer=replace(
+            optimizer, schedule=completed(optimizer.schedule, None if saved is None else saved.optimizer.schedule)
+        ),
+        normalization=replace(
+            normalization,
+            generator=completed(normalization.generator, None if before is None else before.generator),
+            discriminator=completed(normalization.discriminator, None if before is None else before.discriminator),
+        ),
+    )
 
 
 def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
@@ -265,6 +280,7 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
         "train": len(dataset.train),
         "held_out": len(dataset.held_out),
         "image_shape": list(dataset.image_shape),
+        "classes": dataset.classes,
     }
     features = None if materials.scorer is None else materials.scorer.info
     return {**describe_environment(device, settings.precision), "dataset": described, "features": features}
@@ -273,7 +289,7 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
 def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: RunDir) -> None:
     averaged = trainer.state.averaged
     generator = trainer.state.generator if averaged is None else averaged.module
-    metadata = assemble.generator_metadata(settings, dataset.image_shape, trainer.state.step)
+    metadata = assemble.generator_metadata(settings, assemble.image_spec(dataset), trainer.state.step)
     export_generator(restandardised(generator, settings.seed, trainer.step.device), run_dir.generator, metadata)
 
 

@@ -10,10 +10,14 @@ from normlab.registry import Registry
 
 
 class Loss(NamedTuple):
-    """What the discriminator descends, given its scores of real and of fake images, and the generator, of fakes."""
+    """What the discriminator descends, given its scores of real and of fake images, and the generator, of fakes.
+
+    needs_bound: whether the discriminator can lower it without end unless something bounds its slope.
+    """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
+    needs_bound: bool = False
 
 
 LOSSES: Registry[Callable[..., Loss]] = Registry("loss")
@@ -43,6 +47,7 @@ def wasserstein() -> Loss:
     return Loss(
         discriminator=lambda real, fake: fake.float().mean() - real.float().mean(),
         generator=lambda fake: -fake.float().mean(),
+        needs_bound=True,
     )
 
 

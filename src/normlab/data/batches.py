@@ -48,6 +48,12 @@ class RealBatches:
         mirrored = torch.rand(self.batch_size, generator=stream(self.seed, "flip", images_seen)) < 0.5
         return torch.where(self._to_device(mirrored)[:, None, None, None], real.flip(-1), real)
 
+    def labels(self, images_seen: int) -> Tensor | None:
+        """Return the labels of the images that `batch` returns, int64 [batch] on the device; None if there are none."""
+        if self.images.labels is None:
+            return None
+        return self._to_device(torch.from_numpy(self.images.labels[self._indices(images_seen).numpy()]).long())
+
     def _indices(self, images_seen: int) -> Tensor:
         """Return which images stand at a position of the stream, int64 [batch]."""
         epoch, start = divmod(images_seen, len(self.images))

@@ -51,6 +51,13 @@ class Dataset:
     notes: tuple[str, ...]
 
     @property
+    def classes(self) -> int | None:
+        """How many labels there are; None where images have none."""
+        if self.train.labels is None:
+            return None
+        return int(self.train.labels.max()) + 1 if self.class_names is None else len(self.class_names)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of every image."""
         _, channels, height, width = self.train.pixels.shape

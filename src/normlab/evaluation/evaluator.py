@@ -170,16 +170,23 @@ class Evaluator:
         return {"frechet_distance": distance, "classifier_score": score}
 
     def _sample(self, generator: nn.Module, stop: Callable[[], bool]) -> Iterator[Tensor]:
-        """Yield images [n, c, h, w] of a copy of the generator; the batch size does not change the latents."""
+        """Yield images [n, c, h, w] of a copy of the generator; the batch size does not change what they are made of.
+
+        A conditional generator is given every label equally often.
+        """
         copy = restandardised(generator, self.seed, self.device)
         latent_size = _latent_size(generator)
         latents = torch.randn(self.samples, latent_size, generator=stream(self.seed, "evaluation"))
-        batches = latents.split(self.batch_size)
-        for batch in tqdm(batches, desc="evaluating", unit=" batches", leave=False, disable=None):
+        classes = getattr(generator, "classes", None)
+        labels = None if classes is None else torch.arange(self.samples) % classes
+        starts = range(0, self.samples, self.batch_size)
+        for start in tqdm(starts, desc="evaluating", unit=" batches", leave=False, disable=None):
             if stop():
                 raise Interrupted
+            batch = slice(start, start + self.batch_size)
+            given = {} if labels is None else {"labels": labels[batch].to(self.device)}
             with scoring(self.device):
-                images = copy(batch.to(self.device))
+                images = copy(latents[batch].to(self.device), **given)
             yield images
 
     def _moments_of_split(self, stop: Callable[[], bool]) -> Moments:

@@ -1,64 +1,122 @@
 """What every network is made of: layers that a technique may change, and weights made effective before the pass."""
 
 import collections.abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from normlab.normalizations.activation import BatchNorm
-from normlab.normalizations.base import Exempt, Place, Reparametrization, Technique, WeightLayer
-from normlab.randomness import stream
+from normlab.normalizations.base import Elapsed, Exempt, Labelled, Place, Reparametrization, Technique, WeightLayer
 from normlab.registry import Registry
+from normlab.settings import Range
+
+Weights = dict[str, Tensor]
+Size = Annotated[int, Range(least=1, most=100_000)]
 
 
-class NormalizedLayer(nn.Module):
-    """A weight layer with what its technique makes of it: a reparametrized weight, a module behind it, or neither."""
+class Stack(nn.Sequential):
+    """Modules in a row, given the labels where they take them."""
+
+    def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
+        for module in self:
+            input = follow(module, input, labels)
+        return input
+
+
+def follow(module: nn.Module | None, input: Tensor, labels: Tensor | None) -> Tensor:
+    """Return what a module that may not be there, and may take labels, makes of an input."""
+    if module is None:
+        return input
+    return module(input, labels) if isinstance(module, Labelled | Stack) else module(input)
+
+
+class NormalizedLayer(Labelled):
+    """A weight layer with what its technique makes of it: a reparametrized weight, a module behind it, or neither.
+
+    shape: what each row of the output of a linear layer is brought to before a module follows, [c, h, w].
+    followed: whether an activation norm may stand behind this layer, or only behind its block.
+    """
 
     reparametrization: Reparametrization | None
     activation: nn.Module | None
 
-    def __init__(self, layer: WeightLayer, technique: Technique, place: Place) -> None:
+    def __init__(
+        self,
+        layer: WeightLayer,
+        technique: Technique,
+        place: Place,
+        *,
+        shape: tuple[int, int, int] | None = None,
+        followed: bool = True,
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.place = place
-        weight, activation = technique.weight(layer, place), technique.activation(place)
+        self.shape = shape
+        weight = technique.weight(layer, place)
+        activation = technique.activation(place)
+        if isinstance(activation, nn.Module) and not followed:
+            activation = Exempt("normalized behind its block, if at all")
         self.exempt = next((part.reason for part in (weight, activation) if isinstance(part, Exempt)), None)
         self.technique = None if self.exempt else technique.name
         self.reparametrization = None if isinstance(weight, Exempt) else weight
         self.activation = None if isinstance(activation, Exempt) else activation
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
         output = self.layer(input)
-        return output if self.activation is None else self.activation(output)
+        if self.shape is not None:
+            output = output.unflatten(1, self.shape)
+        return follow(self.activation, output, labels)
 
     def effective_weight(self) -> Tensor:
         weight = self.layer.weight
         return weight if self.reparametrization is None else self.reparametrization(weight)
 
 
+class Normalization(Labelled):
+    """What a technique puts at a place where no weight layer stands: the entrance of a residual block."""
+
+    def __init__(self, technique: Technique, place: Place) -> None:
+        super().__init__()
+        activation = technique.activation(place)
+        self.activation = None if isinstance(activation, Exempt) else activation
+
+    def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
+        return follow(self.activation, input, labels)
+
+
 class Network(nn.Module):
     """A generator or a discriminator: a stack of modules under one technique.
 
     A pass takes the effective weights as an argument, so that one computation serves all passes of an update; without
-    the argument they are computed on the spot. Nothing but batch statistics moves inside a pass; `advance` moves what
-    belongs to the weights.
+    the argument they are computed on the spot. Nothing but batch statistics moves inside a pass; `adapt` and `advance`
+    move what belongs to the weights.
+
+    classes: how many labels its passes are to be given; None where it takes none.
     """
 
-    def __init__(self, body: nn.Module, technique: Technique) -> None:
+    def __init__(self, body: nn.Module, technique: Technique, classes: int | None = None) -> None:
         super().__init__()
         self.body = body
         self.technique = technique
+        self.classes = classes
 
-    def forward(self, input: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
-        """Return images [n, c, h, w] in [-1, 1] of latents [n, latent_size], or scores (logits) [n] of images."""
+    def forward(self, input: Tensor, weights: Weights | None = None, labels: Tensor | None = None) -> Tensor:
+        """Return images [n, c, h, w] in [-1, 1] of latents [n, latent_size], or scores (logits) [n] of images.
+
+        labels: int64 [n], of a network that takes them; 0, 1, 2 ... in turn where none are given.
+        """
         effective = self.effective_weights() if weights is None else weights
+        if labels is None and self.classes is not None:
+            labels = torch.arange(len(input), device=input.device) % self.classes
 
         def body(input: Tensor) -> Tensor:
-            return functional_call(self.body, effective, (input,)) if effective else self.body(input)
+            arguments = (input,) if labels is None else (input, labels)
+            return functional_call(self.body, effective, arguments) if effective else self.body(*arguments)
 
         return self.technique.output(body)(input)
 
@@ -68,21 +126,59 @@ class Network(nn.Module):
             if isinstance(module, NormalizedLayer):
                 yield name, module
 
-    def effective_weights(self) -> dict[str, Tensor]:
+    def weight_layers(self) -> Iterator[tuple[str, NormalizedLayer]]:
+        """Yield the weight layers with the names of their weights."""
+        return ((f"{name}.layer.weight", layer) for name, layer in self.layers())
+
+    def reparametrized(self) -> Iterator[tuple[str, NormalizedLayer, Reparametrization]]:
+        """Yield the layers whose weight is reparametrized, with the name of that weight."""
+        for name, layer in self.weight_layers():
+            if layer.reparametrization is not None:
+                yield name, layer, layer.reparametrization
+
+    def effective_weights(self) -> Weights:
         """Return the effective weights by parameter name, in float32, for the layers whose weight is reparametrized."""
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            return {
-                f"{name}.layer.weight": layer.effective_weight()
-                for name, layer in self.layers()
-                if layer.reparametrization is not None
-            }
+            return {name: layer.effective_weight() for name, layer, _ in self.reparametrized()}
+
+    def weights_of_pass(self, previous: Weights | None = None) -> Weights:
+        """Return the effective weights for a training pass, those of the previous one where nothing has moved since.
+
+        What advances per forward pass rather than per update does so here.
+        """
+        if any(part.per_forward for _, _, part in self.reparametrized()):
+            self._advance(per_forward=True)
+            return self.effective_weights()
+        return self.effective_weights() if previous is None else previous
 
     @torch.no_grad()
+    def adapt(self, gradients: Mapping[str, Tensor], elapsed: Elapsed) -> None:
+        """Move what follows the gradients of the effective weights, by name, before the weights themselves move."""
+        for name, layer, reparametrization in self.reparametrized():
+            if reparametrization.uses_gradient:
+                reparametrization.adapt(layer.layer.weight, gradients[name], elapsed)
+
     def advance(self) -> None:
         """Move the state that belongs to the weights, once after an update of this network."""
-        for _, layer in self.layers():
-            if layer.reparametrization is not None:
-                layer.reparametrization.advance(layer.layer.weight)
+        self._advance(per_forward=False)
+
+    @torch.no_grad()
+    def _advance(self, per_forward: bool) -> None:
+        for _, layer, reparametrization in self.reparametrized():
+            if reparametrization.per_forward == per_forward:
+                reparametrization.advance(layer.layer.weight)
+
+    @torch.no_grad()
+    def fit(self, input: Tensor, labels: Tensor | None = None) -> None:
+        """Let what starts from data see a first batch, layer by layer, each behind those that have seen it."""
+        hooks = [
+            layer.layer.register_forward_hook(_fitting(layer, reparametrization))
+            for _, layer, reparametrization in self.reparametrized()
+        ]
+        with self.frozen_statistics():
+            self(input, labels=labels)
+        for hook in hooks:
+            hook.remove()
 
     @contextmanager
     def frozen_statistics(self) -> collections.abc.Generator[None]:
@@ -97,41 +193,35 @@ class Network(nn.Module):
                 module.moving_statistics = True
 
 
+def _fitting(layer: NormalizedLayer, reparametrization: Reparametrization) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return reparametrization.fit(layer.layer, output)
+
+    return hook
+
+
 class Generator(Network):
     """A network from latents [n, latent_size] to images [n, c, h, w] in [-1, 1]."""
 
-    def __init__(self, body: nn.Module, technique: Technique, latent_size: int) -> None:
-        super().__init__(body, technique)
+    def __init__(self, body: nn.Module, technique: Technique, latent_size: int, classes: int | None = None) -> None:
+        super().__init__(body, technique, classes)
         self.latent_size = latent_size
 
 
+class ImageSpec(NamedTuple):
+    """What an architecture is built for: the shape of the images, and how many labels they have, if any."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int | None = None
+
+
 class Architecture(NamedTuple):
-    """A pair of networks for one image shape: each is built from the technique that it is to follow."""
+    """A pair of networks for one kind of image: each is built from the technique that it is to follow."""
 
     generator: Callable[[Technique], Generator]
     discriminator: Callable[[Technique], Network]
 
 
 ARCHITECTURES: Registry[Callable[..., Architecture]] = Registry("architecture")
-
-
-@torch.no_grad()
-def initialise(network: Network, seed: int, purpose: str) -> None:
-    """Draw every parameter as DCGAN does: weights from N(0, 0.02), gains from N(1, 0.02), biases 0.
-
-    Each parameter has a random stream of its own, named after it and drawn on the CPU: networks that differ in their
-    technique share every draw that they have in common. The state of reparametrizations follows from the weights.
-    """
-    for name, module in network.body.named_modules():
-        for parameter_name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, Reparametrization):
-                continue
-            if parameter_name == "bias":
-                parameter.zero_()
-                continue
-            mean = 0.0 if isinstance(module, WeightLayer) else 1.0
-            rng = stream(seed, purpose, f"{name}.{parameter_name}")
-            parameter.copy_(mean + 0.02 * torch.randn(parameter.shape, generator=rng))
-    for name, layer in network.layers():
-        if layer.reparametrization is not None:
-            layer.reparametrization.reset(layer.layer.weight, stream(seed, purpose, f"{name}.reparametrization"))

@@ -1,17 +1,18 @@
-"""Techniques that follow a layer: none at all, and batch, instance, layer and group normalization.
+"""Techniques that follow a layer: none at all, and batch, conditional batch, instance, layer and group normalization.
 
 All work in float32 whatever the precision of the layers around them, with a gain and a bias per channel and eps 1e-5.
-They skip what the literature skips: the last layer of either network (its output is the image or the score), the first
-layer of the discriminator (it sees the image; Radford et al. 2016, section 3), and maps of 1x1, where a statistic over
-the map is a statistic over a single value.
+Unless `exempt` says otherwise they skip what the literature skips: the last layer of either network (its output is the
+image or the score) and the first layer of the discriminator (it sees the image; Radford et al. 2016, section 3).
 """
 
 from collections.abc import Callable
+from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normlab.normalizations.base import TECHNIQUES, Exempt, Place, Technique
+from normlab.normalizations.base import TECHNIQUES, Exempt, Labelled, Place, Position, Technique, exempt_position
 from normlab.settings import Misfit, PositiveInt
 
 
@@ -25,11 +26,11 @@ class BatchNorm(nn.BatchNorm2d):
     moving_statistics = True
 
     def forward(self, input: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        input = input.to(self.running_mean.dtype)
         if self.training and not self.moving_statistics:
-            return F.batch_norm(
-                input.to(self.weight.dtype), None, None, self.weight, self.bias, training=True, eps=self.eps
-            )
-        return super().forward(input.to(self.weight.dtype))
+            return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        return super().forward(input)
 
 
 class InstanceNorm(nn.InstanceNorm2d):
@@ -52,15 +53,49 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(input.to(self.weight.dtype))
 
 
-def where_usual(build: Callable[[int], nn.Module]) -> Callable[[Place], nn.Module | Exempt]:
-    """Return the module for a number of channels at every place but the exempt ones of this file's first paragraph."""
+class ConditionalBatchNorm(Labelled):
+    """Batch normalization with a gain and a bias for each label (Dumoulin et al. 2017; Miyato & Koyama 2018).
+
+    The statistics are of the whole batch, whatever its labels.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.normalize = BatchNorm(channels, affine=False)
+        self.gain = nn.Parameter(torch.ones(classes, channels))
+        self.bias = nn.Parameter(torch.zeros(classes, channels))
+
+    def forward(self, input: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        gain, bias = (table[labels][:, :, None, None] for table in (self.gain, self.bias))
+        return gain * self.normalize(input) + bias
+
+
+class ElementwiseLayerNorm(nn.LayerNorm):
+    """Layer normalization with a gain and a bias for each element of the map (Ba et al. 2016, to the letter)."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__([channels, size, size])
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype))
+
+
+# The modules whose gains an initialisation draws.
+GAINED = (BatchNorm, ConditionalBatchNorm, InstanceNorm, GroupNorm, ElementwiseLayerNorm)
+Exemptions = tuple[Position, ...] | None
+
+
+def where_usual(
+    build: Callable[[Place], nn.Module | Exempt], exempt: Exemptions = None
+) -> Callable[[Place], nn.Module | Exempt]:
+    """Return the module for a place, but for those that are exempt; None is what the literature exempts."""
 
     def activation(place: Place) -> nn.Module | Exempt:
-        if place.position == "last" or (place.network == "discriminator" and place.position == "first"):
-            return Exempt(f"{place.position} layer of the {place.network}")
-        if place.size == 1:
-            return Exempt("1x1 map")
-        return build(place.channels)
+        usual: tuple[Position, ...] = ("last",) if place.network == "generator" else ("first", "last")
+        if reason := exempt_position(place, usual if exempt is None else exempt):
+            return reason
+        return build(place)
 
     return activation
 
@@ -72,39 +107,72 @@ def none() -> Technique:
 
 
 @TECHNIQUES.register("batch")
-def batch() -> Technique:
+def batch(*, exempt: Exemptions = None) -> Technique:
     """Batch normalization (Ioffe & Szegedy 2015)."""
-    return Technique(name="batch", activation=where_usual(BatchNorm))
+    build = where_usual(lambda place: BatchNorm(place.channels), exempt)
+    return Technique(name="batch", activation=build, couples_images=True)
+
+
+@TECHNIQUES.register("conditional_batch")
+def conditional_batch(*, exempt: Exemptions = None) -> Technique:
+    """Batch normalization with a gain and a bias for each label (Dumoulin et al. 2017; Miyato & Koyama 2018).
+
+    Raises Misfit where the network is given no labels.
+    """
+
+    def build(place: Place) -> nn.Module:
+        if place.classes is None:
+            raise Misfit(
+                "conditional_batch needs labels, and this network is given none",
+                "give architecture.conditional=true with a labelled data set and an architecture that has it",
+            )
+        return ConditionalBatchNorm(place.channels, place.classes)
+
+    return Technique(name="conditional_batch", activation=where_usual(build, exempt), couples_images=True)
 
 
 @TECHNIQUES.register("instance")
-def instance() -> Technique:
+def instance(*, exempt: Exemptions = None) -> Technique:
     """Instance normalization with gain and bias (Ulyanov et al. 2016)."""
-    return Technique(name="instance", activation=where_usual(InstanceNorm))
+
+    def build(place: Place) -> nn.Module | Exempt:
+        # A statistic over the map would be one over a single value.
+        return Exempt("1x1 map") if place.size == 1 else InstanceNorm(place.channels)
+
+    return Technique(name="instance", activation=where_usual(build, exempt))
 
 
 @TECHNIQUES.register("layer")
-def layer() -> Technique:
-    """Layer normalization over channels and map, a gain and a bias per channel (Ba et al. 2016).
+def layer(*, gains: Literal["channel", "element"] = "channel", exempt: Exemptions = None) -> Technique:
+    """Layer normalization over channels and map (Ba et al. 2016), with a gain and a bias per channel or per element.
 
-    A group normalization of one group: the form of the GAN literature, whose gains do not depend on the map's size.
+    Per channel it is a group normalization of one group: the form of the GAN literature, whose gains do not depend on
+    the map's size.
     """
-    return Technique(name="layer", activation=where_usual(lambda channels: GroupNorm(1, channels)))
+
+    def build(place: Place) -> nn.Module:
+        if gains == "element":
+            return ElementwiseLayerNorm(place.channels, place.size)
+        return GroupNorm(1, place.channels)
+
+    return Technique(name="layer", activation=where_usual(build, exempt))
 
 
 @TECHNIQUES.register("group")
-def group(*, channels_per_group: PositiveInt = 16) -> Technique:
+def group(*, channels_per_group: PositiveInt = 16, exempt: Exemptions = None) -> Technique:
     """Group normalization (Wu & He 2018), 16 channels to a group as in their section 4.
 
     Raises Misfit where a layer's channels do not divide into such groups.
     """
 
-    def build(channels: int) -> nn.Module:
-        if channels % channels_per_group:
+    def build(place: Place) -> nn.Module | Exempt:
+        if channels_per_group * place.size == 1:
+            return Exempt("1x1 map and group")
+        if place.channels % channels_per_group:
             raise Misfit(
-                f"channels_per_group={channels_per_group} does not divide a layer of {channels} channels",
+                f"channels_per_group={channels_per_group} does not divide a layer of {place.channels} channels",
                 "choose a divisor of every layer's channels, or another width",
             )
-        return GroupNorm(channels // channels_per_group, channels)
+        return GroupNorm(place.channels // channels_per_group, place.channels)
 
-    return Technique(name="group", activation=where_usual(build))
+    return Technique(name="group", activation=where_usual(build, exempt))

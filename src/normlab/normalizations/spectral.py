@@ -1,20 +1,40 @@
 """Spectral normalization: every weight divided by an estimate of its largest singular value."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, TypedDict, Unpack
+
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from normlab.normalizations.base import (
     TECHNIQUES,
+    Exempt,
     Place,
+    Position,
     Reparametrization,
     Technique,
     WeightLayer,
     as_matrix,
+    exempt_position,
     output_dimension,
 )
-from normlab.settings import PositiveInt
+from normlab.settings import Misfit, PositiveFloat, PositiveInt
 
-FIRST_ITERATIONS = 15
+FIRST_ITERATIONS = 15  # spent on the first W, whose vectors the papers leave random
+FIRST_ITERATIONS_OF_OPERATORS = 50  # which converge more slowly: their singular values lie closer together
+
+When = Literal["update", "forward"]
+
+
+class Settings(TypedDict, total=False):
+    """What all that divide by sigma have in common; `DividedBySigma` says what it is."""
+
+    power_iterations: int
+    scale: float
+    gain: nn.Parameter | None
+    per_forward: bool
 
 
 def unit(vector: Tensor) -> Tensor:
@@ -22,53 +42,287 @@ def unit(vector: Tensor) -> Tensor:
     return vector / vector.norm().clamp(min=1e-12)
 
 
-class SpectralNorm(Reparametrization):
-    """W -> W / sigma(W), sigma the largest singular value of W as [output channels, all else] (Miyato et al. 2018).
+class DividedBySigma(Reparametrization):
+    """W -> gain scale W / sigma(W), sigma the largest singular value of what the subclass sees in W.
 
-    sigma = u' W v, where power iteration moves u and v and the gradient sees them as constants (their section 2.1 and
-    algorithm 1). Here the iterations run once after each update of the own network rather than in every forward pass,
-    u and v are saved with the weights, and 15 iterations are spent on the first W, whose u the paper leaves random.
+    Power iteration moves the vectors of sigma, and the gradient sees them as constants (Miyato et al. 2018, section 2.1
+    and algorithm 1). Here it runs once after each update of the own network; `per_forward` runs it before every
+    training pass, as they do. The vectors are saved with the weights.
+
+    scale: a constant (Lin et al. 2021, section 5).  gain: a learned factor, its own or one that layers share; the bias
+    of the layer is its own, and neither scale nor gain multiplies it.
     """
 
-    u: Tensor  # [output channels]
-    v: Tensor  # [all else]
+    first_iterations = FIRST_ITERATIONS
 
-    def __init__(self, layer: WeightLayer, power_iterations: int) -> None:
+    def __init__(
+        self,
+        *,
+        power_iterations: int = 1,
+        scale: float = 1.0,
+        gain: nn.Parameter | None = None,
+        per_forward: bool = False,
+    ) -> None:
         super().__init__()
-        self.output_dim = output_dimension(layer)
         self.power_iterations = power_iterations
-        rows, columns = as_matrix(layer.weight, self.output_dim).shape
-        self.register_buffer("u", torch.zeros(rows, dtype=layer.weight.dtype))
-        self.register_buffer("v", torch.zeros(columns, dtype=layer.weight.dtype))
+        self.scale = scale
+        self.gain = gain
+        self.per_forward = per_forward
+
+    def start(self, rng: torch.Generator) -> None:
+        """Draw the vectors that power iteration starts from."""
+        raise NotImplementedError
+
+    def iterate(self, weight: Tensor, times: int) -> None:
+        """Move the vectors towards those of the largest singular value."""
+        raise NotImplementedError
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        """Return the estimate, a scalar that is differentiable in W and never above the true value."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def reset(self, weight: Tensor, rng: torch.Generator) -> None:
-        self.u.copy_(unit(torch.randn(self.u.shape, generator=rng)))
-        self.iterate(weight, FIRST_ITERATIONS)
+        self.start(rng)
+        self.iterate(weight, self.first_iterations)
 
     def advance(self, weight: Tensor) -> None:
         self.iterate(weight, self.power_iterations)
 
+    def forward(self, weight: Tensor) -> Tensor:
+        factor = self.scale / self.sigma(weight)
+        return weight * (factor if self.gain is None else self.gain * factor)
+
+
+class SpectralNorm(DividedBySigma):
+    """sigma = u' W v of W as the matrix [one of its dimensions, all else] (Miyato et al. 2018, eq. 10 and 11).
+
+    dimension: of the weight, that which the matrix has for its rows; output channels where it is not given.
+    """
+
+    u: Tensor  # [rows]
+    v: Tensor  # [columns]
+
+    def __init__(self, layer: WeightLayer, dimension: int | None = None, **settings: Unpack[Settings]) -> None:
+        super().__init__(**settings)
+        self.dimension = output_dimension(layer) if dimension is None else dimension
+        rows, columns = as_matrix(layer.weight, self.dimension).shape
+        self.register_buffer("u", torch.zeros(rows, dtype=layer.weight.dtype))
+        self.register_buffer("v", torch.zeros(columns, dtype=layer.weight.dtype))
+
+    def start(self, rng: torch.Generator) -> None:
+        self.u.copy_(unit(torch.randn(self.u.shape, generator=rng)))
+
     def iterate(self, weight: Tensor, times: int) -> None:
-        W, u, v = as_matrix(weight, self.output_dim), self.u, self.v
+        W, u, v = as_matrix(weight, self.dimension), self.u, self.v
         for _ in range(times):
             v = unit(W.T @ u)
             u = unit(W @ v)
         self.u.copy_(u)
         self.v.copy_(v)
 
-    def forward(self, weight: Tensor) -> Tensor:
-        W = as_matrix(weight, self.output_dim)
-        # Copies, because the next `advance` changes u and v in place while a graph may still hold them.
-        sigma = torch.dot(self.u.clone(), W @ self.v.clone())
-        return weight / sigma
+    def sigma(self, weight: Tensor) -> Tensor:
+        W = as_matrix(weight, self.dimension)
+        # Copies, because power iteration changes u and v in place while a graph may still hold them.
+        return torch.dot(self.u.clone(), W @ self.v.clone())
+
+
+class SpectralNormWithGain(SpectralNorm):
+    """Spectral normalization times a gain that starts at 1, or at the first estimate of sigma."""
+
+    def __init__(self, layer: WeightLayer, from_sigma: bool, **settings: Unpack[Settings]) -> None:
+        super().__init__(layer, **settings)
+        self.from_sigma = from_sigma
+
+    @torch.no_grad()
+    def reset(self, weight: Tensor, rng: torch.Generator) -> None:
+        super().reset(weight, rng)
+        assert self.gain is not None
+        self.gain.copy_(self.sigma(weight) if self.from_sigma else torch.ones(()))
+
+
+class BidirectionalSpectralNorm(DividedBySigma):
+    """sigma = (sigma(W_out) + sigma(W_in)) / 2, with a row per output channel and with a row per input channel.
+
+    Of a weight with no map both are the same, and it is plain spectral normalization (Lin et al. 2021, section 5).
+    """
+
+    def __init__(self, layer: WeightLayer, **settings: Unpack[Settings]) -> None:
+        super().__init__(**settings)
+        dimension = output_dimension(layer)
+        self.of_outputs = SpectralNorm(layer, dimension)
+        self.of_inputs = SpectralNorm(layer, 1 - dimension) if layer.weight.dim() > 2 else None
+
+    def start(self, rng: torch.Generator) -> None:
+        self.of_outputs.start(rng)
+        if self.of_inputs is not None:
+            self.of_inputs.start(rng)
+
+    def iterate(self, weight: Tensor, times: int) -> None:
+        self.of_outputs.iterate(weight, times)
+        if self.of_inputs is not None:
+            self.of_inputs.iterate(weight, times)
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        if self.of_inputs is None:
+            return self.of_outputs.sigma(weight)
+        return 0.5 * (self.of_outputs.sigma(weight) + self.of_inputs.sigma(weight))
+
+
+class SpectralConvolutionNorm(DividedBySigma):
+    """sigma of the convolution as the linear map that it is, at the layer's stride, padding and input size.
+
+    Power iteration passes an image through the convolution and back through its adjoint (the operator norm that Lin et
+    al. 2021 call SN_conv; Gouk et al. 2021, algorithm 1). The bias is no part of the map.
+    """
+
+    first_iterations = FIRST_ITERATIONS_OF_OPERATORS
+    x: Tensor  # [1, input channels, h, w]
+    y: Tensor  # [1, output channels, h', w']
+
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, place: Place, **settings: Unpack[Settings]) -> None:
+        super().__init__(**settings)
+        self.transposed = isinstance(layer, nn.ConvTranspose2d)
+        (padding, _), (kernel, _), (stride, _) = layer.padding, layer.kernel_size, layer.stride
+        self.stride, self.padding = stride, int(padding)
+        self.larger = max(place.size, place.input_size)  # a convolution's input, a transposed one's output
+        smaller = min(place.size, place.input_size)
+        # What the transposed one adds to its output where the stride has left a rest.
+        self.output_padding = self.larger - ((smaller - 1) * stride - 2 * self.padding + kernel)
+        for name, channels, size in (("x", layer.in_channels, place.input_size), ("y", layer.out_channels, place.size)):
+            self.register_buffer(name, torch.zeros(1, channels, size, size, dtype=layer.weight.dtype))
+
+    def start(self, rng: torch.Generator) -> None:
+        self.x.copy_(unit(torch.randn(self.x.shape, generator=rng)))
+
+    def iterate(self, weight: Tensor, times: int) -> None:
+        x, y = self.x, self.y
+        for _ in range(times):
+            y = unit(self.apply_map(x, weight))
+            x = unit(self.apply_adjoint(y, weight))
+        self.x.copy_(x)
+        self.y.copy_(y)
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        return (self.y.clone() * self.apply_map(self.x.clone(), weight)).sum()
+
+    def apply_map(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self._up(x, weight) if self.transposed else self._down(x, weight)
+
+    def apply_adjoint(self, y: Tensor, weight: Tensor) -> Tensor:
+        return self._down(y, weight) if self.transposed else self._up(y, weight)
+
+    def _down(self, image: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(image, weight, stride=self.stride, padding=self.padding)
+
+    def _up(self, image: Tensor, weight: Tensor) -> Tensor:
+        return F.conv_transpose2d(
+            image, weight, stride=self.stride, padding=self.padding, output_padding=self.output_padding
+        )
+
+
+def technique(
+    name: str, build: Callable[[WeightLayer, Place], Reparametrization], exempt: tuple[Position, ...]
+) -> Technique:
+    """Return the technique that reparametrizes every layer but those at exempt positions, and so bounds the score."""
+
+    def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization | Exempt:
+        return exempt_position(place, exempt) or build(layer, place)
+
+    return Technique(name=name, weight=reparametrize, bounds_discriminator=not exempt)
 
 
 @TECHNIQUES.register("spectral")
-def spectral(*, power_iterations: PositiveInt = 1) -> Technique:
+def spectral(
+    *, power_iterations: PositiveInt = 1, advance: When = "update", exempt: tuple[Position, ...] = ()
+) -> Technique:
     """Spectral normalization of every layer of the network, first and last included (Miyato et al. 2018)."""
+    settings = Settings(power_iterations=power_iterations, per_forward=advance == "forward")
+    return technique("spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt)
 
-    def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization:
-        return SpectralNorm(layer, power_iterations)
 
-    return Technique(name="spectral", weight=reparametrize)
+@TECHNIQUES.register("scaled_spectral")
+def scaled_spectral(
+    *,
+    scale: PositiveFloat = 1.4,
+    power_iterations: PositiveInt = 1,
+    advance: When = "update",
+    exempt: tuple[Position, ...] = (),
+) -> Technique:
+    """Spectral normalization times a constant, SSN; sqrt(2) is what ReLU takes away (Lin et al. 2021, section 5)."""
+    settings = Settings(power_iterations=power_iterations, scale=scale, per_forward=advance == "forward")
+    return technique("scaled_spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt)
+
+
+@TECHNIQUES.register("bidirectional_spectral")
+def bidirectional_spectral(
+    *, power_iterations: PositiveInt = 1, advance: When = "update", exempt: tuple[Position, ...] = ()
+) -> Technique:
+    """Division by the mean of the norms over output and over input channels, BSN (Lin et al. 2021, section 5)."""
+    settings = Settings(power_iterations=power_iterations, per_forward=advance == "forward")
+    return technique(
+        "bidirectional_spectral", lambda layer, place: BidirectionalSpectralNorm(layer, **settings), exempt
+    )
+
+
+@TECHNIQUES.register("bidirectional_scaled_spectral")
+def bidirectional_scaled_spectral(
+    *,
+    scale: PositiveFloat = 1.4,
+    power_iterations: PositiveInt = 1,
+    advance: When = "update",
+    exempt: tuple[Position, ...] = (),
+) -> Technique:
+    """Bidirectional spectral normalization times a constant, BSSN (Lin et al. 2021, section 5)."""
+    settings = Settings(power_iterations=power_iterations, scale=scale, per_forward=advance == "forward")
+    return technique(
+        "bidirectional_scaled_spectral", lambda layer, place: BidirectionalSpectralNorm(layer, **settings), exempt
+    )
+
+
+@TECHNIQUES.register("spectral_conv")
+def spectral_conv(
+    *,
+    scale: PositiveFloat = 1.0,
+    power_iterations: PositiveInt = 1,
+    advance: When = "update",
+    exempt: tuple[Position, ...] = (),
+) -> Technique:
+    """Division by the norm of the convolution as a linear map, SN_conv (Gouk et al. 2021; Lin et al. 2021, section 3).
+
+    Every layer is then 1-Lipschitz, which plain spectral normalization does not make it.
+    """
+    settings = Settings(power_iterations=power_iterations, scale=scale, per_forward=advance == "forward")
+
+    def build(layer: WeightLayer, place: Place) -> Reparametrization:
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            return SpectralConvolutionNorm(layer, place, **settings)
+        return SpectralNorm(layer, **settings)
+
+    return technique("spectral_conv", build, exempt)
+
+
+@TECHNIQUES.register("spectral_gamma")
+def spectral_gamma(
+    *,
+    sharing: Literal["layer", "network"] = "layer",
+    start: Literal["one", "sigma"] = "one",
+    power_iterations: PositiveInt = 1,
+    advance: When = "update",
+    exempt: tuple[Position, ...] = (),
+) -> Technique:
+    """Spectral normalization times a learned gain gamma, of each layer (Miyato et al. 2018, appendix E) or of all.
+
+    gamma starts at 1, as in Lin et al. 2021, or at sigma(W), where the network computes what it would without.
+    """
+    if sharing == "network" and start == "sigma":
+        raise Misfit("start=sigma is of one layer, and sharing=network has one gain for all", "give start=one")
+    shared = nn.Parameter(torch.ones(())) if sharing == "network" else None
+
+    def build(layer: WeightLayer, place: Place) -> Reparametrization:
+        gain = nn.Parameter(torch.ones((), dtype=layer.weight.dtype)) if shared is None else shared
+        settings = Settings(power_iterations=power_iterations, gain=gain, per_forward=advance == "forward")
+        return SpectralNormWithGain(layer, start == "sigma", **settings)
+
+    # A learned factor bounds nothing.
+    return replace(technique("spectral_gamma", build, exempt), bounds_discriminator=False)

@@ -8,16 +8,16 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from normlab.registry import Registry
 from normlab.settings import Fraction, Length, NonNegativeFloat, PositiveFloat, Range, Unit
 
-Parameters = list[nn.Parameter]
+Parameters = list[dict[str, Any]]  # groups: "params", and the "lr" of those that have one of their own
 Horizon = Annotated[Length, Unit("steps", "epochs", "images")] | None
 Schedule = Callable[[int], float]  # from the step to a factor of the learning rate
 StepsOf = Callable[[Length | None], int]  # from a length to steps; of None, the length of the run
@@ -43,7 +43,7 @@ class MaskedRMSprop(torch.optim.RMSprop):
 
 def moment_names(optimizer: Optimizer) -> list[str]:
     """Return the names of what an optimizer keeps of each parameter once it has made a step; it makes none here."""
-    (group,) = optimizer.param_groups
+    group = optimizer.param_groups[0]
     probe = torch.zeros(1, device=group["params"][0].device, requires_grad=True)
     probe.grad = torch.zeros_like(probe)
     twin = copy.copy(optimizer)

@@ -101,7 +101,8 @@ def _moments_misfits(where: str, optimizer: Optimizer, saved: Any, begun: bool) 
     if not isinstance(moments, dict) or not all(isinstance(entry, dict) for entry in moments.values()):
         yield f"{where} is {_described(saved)}, not the state of an optimizer"
         return
-    parameters, names = optimizer.param_groups[0]["params"], moment_names(optimizer)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = moment_names(optimizer)
     known = set(range(len(parameters))) if begun and names else set[int]()
     if moments.keys() != known:
         yield f"{where} is of {len(moments)} parameters, not {len(known)}"

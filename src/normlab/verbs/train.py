@@ -46,7 +46,7 @@ def _check_sweep(words: list[str], config_dir: str | None) -> int:
 
     def estimate(settings: RunConfig) -> int:
         completed = assemble.completed(settings)
-        return footprint.CHECKPOINTS * footprint.checkpoint_bytes(completed, footprint.largest_shape(completed))
+        return footprint.CHECKPOINTS * footprint.checkpoint_bytes(completed, footprint.largest_image(completed))
 
     return dry.check(words, config_dir, judge, estimate)
 

@@ -1,0 +1,177 @@
+"""Adaptive weight normalization: lengths that follow their own gradient, outside the optimizer."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from normlab.normalizations.base import (
+    TECHNIQUES,
+    Elapsed,
+    Exempt,
+    Place,
+    Position,
+    Reparametrization,
+    Technique,
+    WeightLayer,
+    as_matrix,
+    exempt_position,
+    output_dimension,
+    per_channel,
+)
+from normlab.normalizations.weight import SHORTEST
+from normlab.settings import Length, NonNegativeFloat, PositiveFloat, Unit
+
+Mode = Literal["descent", "ascent", "grad_norm", "learned"]
+Granularity = Literal["channel", "layer"]
+Decay = Literal["constant", "linear", "cosine"]
+Horizon = Annotated[Length, Unit("steps", "epochs", "images")] | None
+
+# kappa(t): what is left of alpha when the part t of the horizon has passed.
+DECAYS: dict[str, Callable[[float], float]] = {
+    "constant": lambda t: 1.0,
+    "linear": lambda t: 1 - t,
+    "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
+}
+
+
+class AdaptiveWeightNorm(Reparametrization):
+    """W_k -> S_k V_k with V_k = W_k / |W_k|, where S moves by its own rule and V by the optimizer (Mishra 2019).
+
+    With G the gradient of the loss with respect to the effective weight, and kappa(t) a decay over the training's
+    progress, once per update of the own network and at the S and V of the pass:
+
+        descent    S_k <- S_k - alpha kappa(t) <G_k, V_k>, which is gradient descent on S
+        ascent     S_k <- S_k + alpha kappa(t) <G_k, V_k>, the sign as it stands in the paper
+        grad_norm  S_k <- S_k + alpha kappa(t) |G_k|
+        learned    S_k is a parameter of the optimizer, at the learning rate alpha
+
+    and after the update S is clamped to its bounds. k counts output channels; or a layer has one S, and a V of length 1.
+    """
+
+    def __init__(
+        self,
+        layer: WeightLayer,
+        *,
+        alpha: float,
+        mode: Mode,
+        granularity: Granularity,
+        decay: Decay,
+        horizon: Horizon,
+        init: float,
+        bounds: tuple[float | None, float | None],
+    ) -> None:
+        super().__init__()
+        self.output_dim = output_dimension(layer)
+        self.alpha, self.decay, self.horizon = alpha, DECAYS[decay], horizon
+        self.mode = mode
+        self.per_layer = granularity == "layer"
+        self.init, self.bounds = init, bounds
+        count = 1 if self.per_layer else layer.weight.shape[self.output_dim]
+        # One that requires no gradient is left alone by the optimizer, and still averaged over updates.
+        self.S = nn.Parameter(torch.full((count,), init, dtype=layer.weight.dtype), requires_grad=mode == "learned")
+        self.uses_gradient = mode != "learned"
+        self.learning_rate = alpha if mode == "learned" else None
+
+    @torch.no_grad()
+    def reset(self, weight: Tensor, rng: torch.Generator) -> None:
+        self.S.fill_(self.init)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * per_channel(self.S / self.lengths(weight), weight, self.output_dim)
+
+    def adapt(self, weight: Tensor, gradient: Tensor, elapsed: Elapsed) -> None:
+        W, G = as_matrix(weight, self.output_dim), as_matrix(gradient, self.output_dim)
+        if self.mode == "grad_norm":
+            slope = G.norm().view(1) if self.per_layer else G.norm(dim=1)
+        else:
+            along = (G * W).sum(dim=1)
+            slope = (along.sum().view(1) if self.per_layer else along) / self.lengths(weight)
+        sign = -1.0 if self.mode == "descent" else 1.0
+        self.S.add_(slope, alpha=sign * self.alpha * self.decay(elapsed(self.horizon)))
+
+    def advance(self, weight: Tensor) -> None:
+        if self.bounds != (None, None):
+            self.S.clamp_(*self.bounds)
+
+    def lengths(self, weight: Tensor) -> Tensor:
+        """Return |W_k| for each output channel k, or |W| for the layer; at least 1e-12."""
+        W = as_matrix(weight, self.output_dim)
+        return (W.norm().view(1) if self.per_layer else W.norm(dim=1)).clamp(min=SHORTEST)
+
+
+def technique(name: str, build: Callable[[WeightLayer], Reparametrization], exempt: tuple[Position, ...]) -> Technique:
+    """Return the technique that reparametrizes every layer but those at exempt positions."""
+
+    def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization | Exempt:
+        return exempt_position(place, exempt) or build(layer)
+
+    return Technique(name=name, weight=reparametrize)
+
+
+@TECHNIQUES.register("adaptive")
+def adaptive(
+    *,
+    alpha: NonNegativeFloat = 0.01,
+    mode: Mode = "descent",
+    granularity: Granularity = "channel",
+    decay: Decay = "linear",
+    horizon: Horizon = None,
+    init: PositiveFloat = 1.0,
+    least: PositiveFloat | None = 1e-3,
+    most: PositiveFloat | None = None,
+    exempt: tuple[Position, ...] = (),
+) -> Technique:
+    """Adaptive weight normalization: lengths descend their own gradient at their own rate (our reading of Mishra 2019).
+
+    With alpha 0 the lengths stay, which is the control for any effect of adaptation.
+    """
+    return technique(
+        "adaptive",
+        lambda layer: AdaptiveWeightNorm(
+            layer,
+            alpha=alpha,
+            mode=mode,
+            granularity=granularity,
+            decay=decay,
+            horizon=horizon,
+            init=init,
+            bounds=(least, most),
+        ),
+        exempt,
+    )
+
+
+@TECHNIQUES.register("adaptive_literal")
+def adaptive_literal(
+    *,
+    alpha: NonNegativeFloat = 0.01,
+    mode: Mode = "ascent",
+    granularity: Granularity = "layer",
+    decay: Decay = "constant",
+    horizon: Horizon = None,
+    init: PositiveFloat = 0.1,
+    least: PositiveFloat | None = None,
+    most: PositiveFloat | None = None,
+    exempt: tuple[Position, ...] = (),
+) -> Technique:
+    """Adaptive weight normalization to the letter: S_new = S_old + alpha <gradient, V>, from 0.1 (Mishra 2019, 4.1).
+
+    Without batch normalization beside it a network of some depth starts with outputs of about 1e-10: it is dead.
+    """
+    return technique(
+        "adaptive_literal",
+        lambda layer: AdaptiveWeightNorm(
+            layer,
+            alpha=alpha,
+            mode=mode,
+            granularity=granularity,
+            decay=decay,
+            horizon=horizon,
+            init=init,
+            bounds=(least, most),
+        ),
+        exempt,
+    )
