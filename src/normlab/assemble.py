@@ -52,6 +52,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
+# The spread of a discriminator's scores over a batch below which its gradients are lost beside Adam's eps of 1e-8.
+DEAD_SPREAD = 1e-5
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -265,7 +267,7 @@ class Scorer:
 def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> Scorer | None:
     """Return what scores a generator, its feature network ready; None for no scores."""
     evaluation = config.evaluation
-    if evaluation.features == "none":
+    if evaluation.features == "none" or (evaluation.features == "auto" and dataset.of_points):
         return None
     features = open_features(evaluation.features, evaluation.weights, dataset, device)
     evaluator = Evaluator(
@@ -325,7 +327,16 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
         checkpoints=checkpoints,
         recorder=Recorder(run_dir, step.state.step),
         stop=stop,
+        of_points=dataset.of_points,
     )
+
+
+def score_spread(step: Step) -> float:
+    """Return the standard deviation of the discriminator's scores of a batch of real images and one of fakes."""
+    generator, discriminator = step.state.generator, step.state.discriminator
+    with torch.no_grad(), generator.frozen_statistics(), discriminator.frozen_statistics():
+        real, fake = step.real_batch(0), step.generate("generator", generator.effective_weights())
+        return float(torch.cat([discriminator(batch.images, labels=batch.labels) for batch in (real, fake)]).std())
 
 
 def describe(step: Step) -> list[dict[str, Any]]:
@@ -368,7 +379,8 @@ def _schedule(config: OptimizerConfig, pace: Pace, until: Length) -> Any:
 
 def _check_networks(config: RunConfig) -> list[Complaint]:
     """Let the architecture, the image size and the techniques meet where no weight takes memory."""
-    size = DATASETS.complete(config.dataset.name, config.dataset.params).get("image_size", 32)
+    # What has no size is made of points.
+    size = DATASETS.complete(config.dataset.name, config.dataset.params).get("image_size", 1)
     image = ImageSpec(3, size, size, classes=10)  # labels are asked for once the data set is open
     try:
         build_architecture(config, image)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from normlab import assemble, composition, config, footprint, progress
-from normlab.assemble import Materials
+from normlab.assemble import DEAD_SPREAD, Materials
 from normlab.config import Part, RunConfig
 from normlab.data.images import Dataset
 from normlab.errors import (
@@ -130,6 +130,7 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
     with _accounting(run_dir, replace(before or Status(state="running"), resumes=resumes)) as account:
         trainer = assemble.assemble(settings, materials, run_dir, device, stop)
         trainer.resumes = resumes
+        trainer.flags = () if before is None else tuple(before.flags)
         account.append(trainer)
         if run_dir.exists():
             _record_changes(settings, run_dir, trainer.state.step)
@@ -140,6 +141,9 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
             log.info("continues from step %s of %s", f"{trainer.state.step:,}", f"{trainer.last_step:,}")
         else:
             run_dir.write_json("layers.json", assemble.describe(trainer.step))
+            if (spread := assemble.score_spread(trainer.step)) < DEAD_SPREAD:
+                trainer.flags = ("dead_start",)
+                log.warning("starts dead: the discriminator's scores differ by %.1g, below %g", spread, DEAD_SPREAD)
             trainer.recorder.tensorboard.text("configuration", f"```\n{config.to_yaml(settings)}```")
         run_dir.write_json("environment.json", _environment(settings, materials, device))
         # Last, since a folder counts as a run from here on.

@@ -104,7 +104,9 @@ class ReadAhead:
 
 
 def scaled(pixels: Tensor) -> Tensor:
-    """Return pixels 0..255 as float32 in [-1, 1]."""
+    """Return pixels 0..255 as float32 in [-1, 1], where points are already."""
+    if pixels.is_floating_point():
+        return pixels
     return pixels.to(torch.float32).div_(127.5).sub_(1)
 
 

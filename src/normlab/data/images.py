@@ -51,6 +51,11 @@ class Dataset:
     notes: tuple[str, ...]
 
     @property
+    def of_points(self) -> bool:
+        """Whether the images are points in the plane, two channels of one pixel, which no network scores."""
+        return self.image_shape == (2, 1, 1)
+
+    @property
     def classes(self) -> int | None:
         """How many labels there are; None where images have none."""
         if self.train.labels is None:

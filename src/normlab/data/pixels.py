@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8 | np.float32]  # 0..255, or of points, in the range of images
 Labels = npt.NDArray[np.int64]
 
 PIECES_PER_WORKER = 4  # enough that no thread waits long for the slowest one

@@ -48,7 +48,7 @@ class AdaptiveWeightNorm(Reparametrization):
         grad_norm  S_k <- S_k + alpha kappa(t) |G_k|
         learned    S_k is a parameter of the optimizer, at the learning rate alpha
 
-    and after the update S is clamped to its bounds. k counts output channels; or a layer has one S, and a V of length 1.
+    and after the update S is clamped to its bounds. k counts output channels; or a layer has one S, and V length 1.
     """
 
     def __init__(

@@ -10,15 +10,18 @@ from torch import Tensor
 
 from normlab.outputs.atomic import write_atomically
 
+SIDE = 256  # of a plot of points
 PADDING = 2  # black pixels around every image of a grid
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 8) -> Tensor:
     """Write float images [n, c, h, w] in [-1, 1] as one PNG, row by row, and return it as uint8 [c, H, W].
 
-    Equal images give equal bytes. Raises ResourceError if the file cannot be written.
+    Points, [n, 2, 1, 1], are written as a plot of them. Equal images give equal bytes. Raises ResourceError if the file
+    cannot be written.
     """
-    grid = arrange(to_uint8(images).cpu(), columns)
+    points = images.shape[1:] == (2, 1, 1)
+    grid = scatter(images[:, :, 0, 0].cpu()) if points else arrange(to_uint8(images).cpu(), columns)
     save_image(grid, path)
     return grid
 
@@ -46,6 +49,17 @@ def arrange(images: Tensor, columns: int = 8) -> Tensor:
         left = PADDING + position % columns * (width + PADDING)
         grid[:, top : top + height, left : left + width] = image
     return grid
+
+
+def scatter(points: Tensor) -> Tensor:
+    """Draw points [n, 2] of the square [-1, 1]^2, x to the right and y upwards, as white pixels, uint8 [1, H, W].
+
+    What lies outside is drawn at the edge.
+    """
+    pixels = ((points.detach().float().clamp(-1, 1) + 1) / 2 * (SIDE - 1)).round().long()
+    picture = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
+    picture[0, SIDE - 1 - pixels[:, 1], pixels[:, 0]] = 255
+    return picture
 
 
 def save_image(image: Tensor, path: Path) -> None:

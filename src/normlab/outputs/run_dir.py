@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,6 +29,8 @@ _PATIENCE_SECONDS = 0.5
 class Status:
     """How a run stands, as its `status.json` tells it; `updated` is in unix seconds and set on writing.
 
+    flags: `dead_start` for a discriminator whose scores were all but equal before the first step.
+
     A killed run still says `running`: it lives only if its folder is locked.
     """
 
@@ -40,6 +42,7 @@ class Status:
     exit_code: int | None = None
     error: str | None = None
     resumes: int = 0
+    flags: list[str] = field(default_factory=list)
     images_per_second: float | None = None
     eta_seconds: float | None = None
     updated: float = 0.0
@@ -56,7 +59,7 @@ class Status:
             return None
         if not isinstance(values, dict) or "state" not in values:
             return None
-        names = {field.name for field in fields(cls)}
+        names = {entry.name for entry in fields(cls)}
         known = {key: value for key, value in cast(dict[str, Any], values).items() if key in names}
         return cls(**known)
 

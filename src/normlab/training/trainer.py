@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 Score = Callable[[nn.Module, Callable[[], bool]], Mapping[str, Any] | None]
 
 GRID_SIZE = 64
+CLOUD_SIZE = 2500  # where images are points
 MOST_FAILED_SAVES = 3  # in a row; a disk that was full for a moment costs nothing but a checkpoint
 
 
@@ -44,6 +45,8 @@ class Trainer:
     checkpoints: Checkpoints
     recorder: Recorder
     stop: Stop
+    of_points: bool = False
+    flags: tuple[str, ...] = ()
     resumes: int = 0
     seconds: float = field(init=False)
 
@@ -119,7 +122,8 @@ class Trainer:
         """Return images of the same latents every time, in every run, normalized by the statistics of this batch."""
         averaged = self.state.averaged
         generator = self.state.generator if averaged is None else averaged.module
-        latents = torch.randn(GRID_SIZE, generator.latent_size, generator=stream(0, "samples"))
+        count = CLOUD_SIZE if self.of_points else GRID_SIZE
+        latents = torch.randn(count, generator.latent_size, generator=stream(0, "samples"))
         training = generator.training
         generator.train()
         with generator.frozen_statistics():
@@ -196,6 +200,7 @@ class Trainer:
                 exit_code=exit_code,
                 error=error,
                 resumes=self.resumes,
+                flags=list(self.flags),
                 images_per_second=progress.images_per_second,
                 eta_seconds=progress.eta_seconds,
             )
