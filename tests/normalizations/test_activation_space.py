@@ -44,11 +44,54 @@ def test_every_one_has_a_gain_and_a_bias_per_channel(name: str) -> None:
         (Place("generator", "last", 3, 32), "last layer of the generator"),
         (Place("discriminator", "last", 1, 1), "last layer of the discriminator"),
         (Place("discriminator", "first", 8, 16), "first layer of the discriminator"),
-        (Place("generator", "hidden", 8, 1), "1x1 map"),
     ],
 )
 def test_exempt_places_say_why(name: str, place: Place, reason: str) -> None:
     assert TECHNIQUES.build(name, {}).activation(place) == Exempt(reason)
+
+
+def test_statistics_over_a_single_value_are_not_taken() -> None:
+    place = Place("generator", "hidden", 8, 1)
+    assert TECHNIQUES.build("instance", {}).activation(place) == Exempt("1x1 map")
+    assert TECHNIQUES.build("group", {"channels_per_group": 1}).activation(place) == Exempt("1x1 map and group")
+    for name in ("batch", "layer"):
+        assert isinstance(TECHNIQUES.build(name, {}).activation(place), torch.nn.Module)
+
+
+@pytest.mark.parametrize("name", [*OVER, "weight", "spectral", "adaptive"])
+def test_exemptions_can_be_given(name: str) -> None:
+    technique = TECHNIQUES.build(name, {"exempt": ["hidden"], **({"channels_per_group": 4} if name == "group" else {})})
+    layer = torch.nn.Conv2d(3, 8, 3)
+    for position in ("first", "hidden", "last"):
+        place = Place("discriminator", position, 8, 6)
+        found = technique.activation(place) if name in OVER else technique.weight(layer, place)
+        assert (found == Exempt("hidden layer of the discriminator")) == (position == "hidden")
+        assert isinstance(found, torch.nn.Module) == (position != "hidden")
+
+
+def test_layer_norm_has_gains_per_element_if_asked() -> None:
+    module = TECHNIQUES.build("layer", {"gains": "element"}).activation(HIDDEN)
+    assert isinstance(module, torch.nn.Module)
+    images = torch.randn(4, 8, 6, 6)
+
+    assert {tuple(value.shape) for value in module.parameters()} == {(8, 6, 6)}
+    torch.testing.assert_close(module(images), torch.nn.LayerNorm([8, 6, 6])(images))
+
+
+def test_conditional_batch_norm_is_batch_norm_with_the_gain_and_bias_of_each_label() -> None:
+    place = Place("generator", "hidden", 8, 6, classes=3)
+    module = TECHNIQUES.build("conditional_batch", {}).activation(place)
+    assert isinstance(module, torch.nn.Module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    images, labels = torch.randn(6, 8, 6, 6), torch.tensor([0, 1, 2, 2, 1, 0])
+    output = module(images, labels)
+    plain = torch.nn.BatchNorm2d(8, affine=False)(images)
+
+    for image, label in enumerate(labels):
+        expected = module.gain[label][:, None, None] * plain[image] + module.bias[label][:, None, None]
+        torch.testing.assert_close(output[image], expected)
 
 
 @pytest.mark.parametrize("name", OVER)
