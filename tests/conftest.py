@@ -1,5 +1,6 @@
 """Shared fixtures: one thread, a cache and an outputs folder of each test's own, and the command line in a child."""
 
+import importlib
 import logging
 import os
 import signal
@@ -13,6 +14,9 @@ import torch
 
 from normlab import cli
 
+# Here once, and not in every command line that is forked from this process.
+for name in ("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify", "torch.utils.tensorboard"):
+    importlib.import_module(name)
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -172,6 +172,14 @@ def test_a_resumed_run_says_what_it_does_not_take(normlab: Command, outputs: Pat
     assert normlab("train", f"resume={run}", "seed=0").exit_code == 0
 
 
+def test_where_there_is_no_run_to_resume_all_else_that_is_wrong_is_said_too(normlab: Command) -> None:
+    refused = normlab("train", "resume=nowhere", "optimizer.lr=nan", "experiment=spectrl", "seed=abc")
+
+    assert refused.exit_code == 2
+    wheres = [line.split(": ")[1] for line in refused.stderr.splitlines()]
+    assert sorted(wheres) == ["experiment", "optimizer.lr", "resume", "seed"]
+
+
 def test_a_batch_larger_than_the_data(normlab: Command, outputs: Path) -> None:
     result = normlab("train", "train.batch_size=2000", *QUICK)
 

@@ -38,6 +38,9 @@ ENDS: dict[int, int] = {signal.SIGTERM: TERMINATED, signal.SIGUSR1: TIME_LIMIT_R
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     exit_code = run(sys.argv[1:] if arguments is None else arguments)
+    # A KeyboardInterrupt that has passed through an `exec`, as imports make many, leaves a mark by which Python at its
+    # end would kill itself with SIGINT rather than exit with the code; another `exec` takes the mark away.
+    exec("")
     # Taking the process down needs a moment, in which a signal can end nothing any more but would leave a traceback.
     for number in (signal.SIGINT, *ENDS):
         signal.signal(number, signal.SIG_IGN)

@@ -60,7 +60,10 @@ def _resumed(folder: str, words: list[str]) -> tuple[RunConfig, list[Complaint]]
     """Take a run's own configuration with the overrides, but for those that would choose another folder."""
     path = Path(folder).expanduser() / "config.yaml"
     if not path.is_file():
-        raise ConfigurationError("resume", f"there is no run in '{folder}'", "name a folder that holds a config.yaml")
+        # The other words are held against the defaults, so that all that is wrong is said at once.
+        settings, complaints = configure(words)
+        missing = Complaint("resume", f"there is no run in '{folder}'", "name a folder that holds a config.yaml")
+        return settings, [missing, *complaints]
     placing = [word for word in words if word.lstrip("+").partition("=")[0] in config.PLACING]
     saved = config.write(config.load(path))
     tree, complaints = override(saved, [word for word in words if word not in placing])

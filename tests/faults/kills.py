@@ -22,7 +22,8 @@ from tests.faults.driving import (
     wait_for,
 )
 
-FULL, SHORT = 20, 1  # trials; each kills a run three times
+# Trials; each kills a run up to three times: some runs end before their kill, and some saves before theirs.
+FULL, SHORT = 32, 1
 EVALUATED = [0, 16, 32, 40]  # the steps at which a run is, as `BUSY` has it
 CONFIGURATIONS = [
     ["normalization=spectral"],
@@ -38,7 +39,7 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     words = [*BUSY, *CONFIGURATIONS[number % len(CONFIGURATIONS)], f"seed={number}"]
     expected = undisturbed(folder / "undisturbed", *words)
     disturbed = folder / "disturbed"
-    kills = within_saves = 0
+    kills = within_saves = within_evaluations = 0
     moments = [in_a_save, in_an_evaluation, at_any_moment]
     rng.shuffle(moments)
     for moment in moments:
@@ -51,6 +52,7 @@ def trial(number: int, folder: Path) -> dict[str, int]:
         if ended.exit_code == -signal.SIGKILL:
             kills += 1
             within_saves += not _partials(disturbed) <= left_before
+            within_evaluations += moment is in_an_evaluation
         # One that was killed in its start-up has said nothing, and has saved nothing either.
         if continued_from(ended.stderr) is not None or newest_step(disturbed) != before:
             require_continued(ended, before)
@@ -62,7 +64,8 @@ def trial(number: int, folder: Path) -> dict[str, int]:
     require_clean(run)
     assert digest(run) == expected
     shutil.rmtree(folder)
-    return {"kills": kills, "kills within a save": within_saves}
+    evaluations = "of them in an evaluation or the start-up"
+    return {"kills": kills, "of them in a save": within_saves, evaluations: within_evaluations}
 
 
 def require_continued(ended: Ended, newest: int) -> None:

@@ -32,6 +32,7 @@ def random_words(rng: random.Random) -> list[str]:
         f"normalization.{rng.choice(['generator', 'discriminator'])}={rng.choice(TECHNIQUES)}",
         f"loss={rng.choice(['non_saturating', 'hinge', 'wasserstein', 'least_squares'])}",
         f"optimizer={optimizer}",
+        *(["optimizer.lr=1e-4"] if optimizer == "sgd" else []),  # at its default least squares may diverge in 3 steps
         f"optimizer.schedule={schedule}",
         *([] if schedule == "constant" else [f"optimizer.schedule.horizon={rng.randint(2, 5)} steps"]),
         f"optimizer.{rng.choice(['generator', 'discriminator'])}.lr={rng.choice(['1e-3', '5e-5'])}",

@@ -134,6 +134,25 @@ def test_images_and_text_reach_tensorboard(tmp_path):
     assert events.Tags()["tensors"] == ["config/text_summary"]
 
 
+def test_the_thread_that_writes_for_tensorboard_ends_without_a_traceback(tmp_path, capfd):
+    open_log(tmp_path / "run.log")
+    board = TensorBoard(tmp_path / "tensorboard")
+    writer = board._writer._get_file_writer().event_writer._async_writer
+
+    def full(data):
+        raise OSError(27, "File too large")
+
+    writer._worker._record_writer.write = full
+    for step in range(100):
+        board.scalars({"loss/generator": 1.0}, step)
+        if board._writer is None:
+            break
+        writer._worker.join(0.05)
+    assert "Traceback" not in capfd.readouterr().err
+    assert "OSError: [Errno 27] File too large" in (tmp_path / "run.log").read_text()
+    assert "TensorBoard is off" in (tmp_path / "run.log").read_text()
+
+
 def test_tensorboard_that_cannot_be_opened_warns_once_and_stays_off(tmp_path, caplog):
     (tmp_path / "tensorboard").touch()
     board = TensorBoard(tmp_path / "tensorboard")

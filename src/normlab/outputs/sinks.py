@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -149,8 +150,17 @@ def open_log(path: Path, debug: bool = False) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[file, console], force=True)
     logging.getLogger("normlab").setLevel(logging.DEBUG)
     logging.captureWarnings(True)
-    # A full disk must not answer every line of the log with a traceback.
+    # A full disk must not answer every line of the log with a traceback, nor the thread that writes for TensorBoard,
+    # whose error comes to light when it is next given something.
     logging.raiseExceptions = debug
+    threading.excepthook = _log_thread
+
+
+def _log_thread(arguments: threading.ExceptHookArgs) -> None:
+    kind, error, trace, thread = arguments
+    name = "a thread" if thread is None else thread.name
+    if error is not None:
+        logger.debug("%s ended with an error", name, exc_info=(kind, error, trace))
 
 
 class _Console(logging.Handler):

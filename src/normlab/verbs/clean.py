@@ -10,7 +10,7 @@ from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.run_dir import RunDir
 from normlab.reports import tables
 from normlab.reports.runs import read_run
-from normlab.training.state import OPTIMIZERS
+from normlab.training.state import OPTIMIZERS, TrainState
 from normlab.verbs.arguments import Arguments
 
 
@@ -40,20 +40,27 @@ def run(arguments: list[str]) -> int:
 def clean(folder: RunDir) -> int:
     """Write each checkpoint anew without the optimizers and return how many bytes that freed.
 
-    Raises CheckpointError at the first that is damaged, or is no state of the run.
+    Raises CheckpointError if one is damaged, or is no state of the run; all are then left as they are.
     """
     own, checkpoints = assemble.saved_state(config.load(folder.config), folder), Checkpoints(folder.checkpoints)
     if own is None:
         problem = "holds checkpoints that cannot be judged: environment.json does not tell the images' shape"
         raise CheckpointError(str(folder.path), problem, "bring the file back from a copy")
     freed = 0
+    for step in _uncleaned(checkpoints, own):
+        state, before = checkpoints.load(step, own.most_bytes()), checkpoints.file(step).stat().st_size
+        checkpoints.save(step, {**state, **dict.fromkeys(OPTIMIZERS)})
+        freed += before - checkpoints.file(step).stat().st_size
+    return freed
+
+
+def _uncleaned(checkpoints: Checkpoints, own: TrainState) -> list[int]:
+    """Return the steps whose checkpoints hold optimizers, having looked at every checkpoint there is."""
+    steps: list[int] = []
     for step in checkpoints.steps():
         state = checkpoints.load(step, own.most_bytes())
         if misfits := list(own.misfits(state)):
             raise checkpoints.misfit(step, misfits[0], "`normlab verify` looks at all of them")
-        if all(state[name] is None for name in OPTIMIZERS):
-            continue
-        before = checkpoints.file(step).stat().st_size
-        checkpoints.save(step, {**state, **dict.fromkeys(OPTIMIZERS)})
-        freed += before - checkpoints.file(step).stat().st_size
-    return freed
+        if any(state[name] is not None for name in OPTIMIZERS):
+            steps.append(step)
+    return steps
