@@ -154,6 +154,12 @@ PARTS = {
     "optimizer": "optimizer",
     "optimizer.schedule": "schedule",
 }
+# Parts whose names are in a run's digest even at their defaults. One that comes later is not to be added here: the names
+# of the runs that there are would change.
+ALWAYS_NAMED = (
+    *("dataset", "architecture", "normalization.generator", "normalization.discriminator"),
+    *("loss", "optimizer", "optimizer.schedule"),
+)
 # Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
     *("every", "train.until", "train.time_limit", "device", "threads", "force", "debug"),
@@ -264,10 +270,11 @@ def run_name(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]
         defaults |= {f"{where}.{key}": value for key, value in flatten(part_defaults(group, part["name"]))}
     for name in config.penalty:
         defaults |= dict(flatten(part_defaults("penalty", name), "penalty."))
+    names = {f"{where}.name" for where in ALWAYS_NAMED}
     changed: Tree = {
         key: value
         for key, value in identity(config).items()
-        if value != defaults.get(key) and not _inherits(key, value)
+        if key in names or (value != defaults.get(key) and not _inherits(key, value))
     }
     if config.penalty:
         changed["penalty"] = sorted(config.penalty)

@@ -364,7 +364,7 @@ def test_i27_per_update_real_and_fake_images_meet_the_same_weights_and_per_forwa
     def noted(self: Network, input: Tensor, weights: Weights | None = None, labels: Tensor | None = None) -> Tensor:
         if not isinstance(self, Generator):
             assert weights is not None
-            seen.append(tuple(float(weight.sum()) for weight in weights.values()))
+            seen.append(tuple(weight.sum().item() for weight in weights.values()))
         return forward(self, input, weights, labels)
 
     with pytest.MonkeyPatch.context() as patch:

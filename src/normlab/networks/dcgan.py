@@ -20,7 +20,7 @@ def dcgan(image: ImageSpec, *, width: Size = 32, latent_size: Size = 100) -> Arc
     Raises Misfit for a size outside 32 to 128 px or one that cannot be halved down to a whole map of 4 to 7 px.
     """
     size = image.height
-    halvings = size.bit_length() - 3
+    halvings = max(size.bit_length() - 3, 0)
     base = size >> halvings
     if not 32 <= size <= 128 or base << halvings != size:
         raise Misfit(f"dcgan has no form for images of {size} px", "choose 32, 40, 48, 56, 64, 80, 96, 112 or 128")

@@ -41,7 +41,7 @@ def wn_resnet(
     Raises Misfit for images of other sizes and for lists of other lengths.
     """
     size = image.height
-    halvings = size.bit_length() - 3
+    halvings = max(size.bit_length() - 3, 0)
     base = size >> halvings
     if not 2 <= halvings <= len(LEVELS) or base << halvings != size:
         raise Misfit(f"wn_resnet has no form for images of {size} px", "choose 32, 48, 64, 80, 96, 112, 128 or 160")

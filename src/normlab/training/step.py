@@ -48,13 +48,14 @@ class Step:
         state = self.state
         self.non_finite = torch.zeros((), device=self.device)
         optimizers = (state.generator_optimizer, state.discriminator_optimizer)
-        self.rates = [(group, float(group["lr"])) for optimizer in optimizers for group in optimizer.param_groups]
+        self.rates = [(each, [float(group["lr"]) for group in each.param_groups]) for each in optimizers]
 
     def take(self) -> Scalars:
         """Train one step further and return its scalars, on the device."""
         state = self.state
-        for group, rate in self.rates:
-            group["lr"] = rate * self.schedule(state.step)
+        for optimizer, rates in self.rates:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * self.schedule(state.step)
         scalars: Scalars = {}
         for update in range(self.discriminator_steps):
             scalars = self.update_discriminator(update)
