@@ -55,7 +55,7 @@ def test_what_a_run_with_plugins_needs_is_said_where_they_are_missing(
     normlab: Command, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_parts.py").write_text(MODULE)
-    words = ["plugins=[own_parts]", "normalization.generator.name=scaled", *QUICK]
+    words = ["plugins=[own_parts]", "normalization.generator=scaled", *QUICK]
     assert normlab("train", *words).exit_code == 0
     (run,) = outputs.glob("*/*")
     (tmp_path / "elsewhere").mkdir()
@@ -75,12 +75,27 @@ def test_what_a_run_with_plugins_needs_is_said_where_they_are_missing(
 
 def test_a_sweep_finds_the_runs_of_parts_that_have_no_file(normlab: Command, outputs: Path, tmp_path: Path) -> None:
     (tmp_path / "own_parts.py").write_text(MODULE)
-    words = ["plugins=[own_parts]", "++normalization.generator.name=scaled", *QUICK]
-    assert normlab("train", *words, "seed=0").exit_code == 0
-    looked = normlab("train", "-m", "--check", *words, "seed=0,1")
+    words = ["plugins=[own_parts]", *QUICK]
+    assert normlab("train", *words, "normalization.generator=scaled", "seed=0").exit_code == 0
+    looked = normlab("train", "-m", "--check", *words, "normalization.generator=scaled", "seed=0,1")
+    named = normlab("train", "-m", "--check", *words, "++normalization.generator.name=scaled", "seed=0,1")
+    tuned = ["normalization.generator=scaled", "normalization.generator.factor=2.0,3.0"]
+    factors = normlab("train", "-m", "--check", *words, *tuned)
 
-    assert looked.exit_code == 0, looked.stderr
-    assert "1 of 2 runs are missing" in looked.stdout
+    for ended in (looked, named, factors):  # of the factors one is the default
+        assert ended.exit_code == 0, ended.stderr
+        assert "1 of 2 runs are missing" in ended.stdout
+
+
+def test_a_part_that_no_plugin_has_is_refused_with_those_there_are(
+    normlab: Command, outputs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own_parts.py").write_text(MODULE)
+    refused = normlab("train", "plugins=[own_parts]", "normalization.generator=scald", "loss.name=square", *QUICK)
+
+    assert refused.exit_code == 2
+    assert "normalization.generator: 'scald' is not known — did you mean 'scaled'?" in refused.stderr
+    assert "loss: 'square' is not known — did you mean 'squared'?" in refused.stderr
 
 
 def test_a_folder_of_configurations_adds_choices_to_the_groups(normlab: Command, outputs: Path, tmp_path: Path) -> None:

@@ -203,7 +203,15 @@ def test_missing_inception_weights_are_said_before_training(
 
 
 def test_a_run_that_diverges_stops_with_code_6_and_stays_diverged(normlab: Command, outputs: Path) -> None:
-    words = ["train", "optimizer=sgd", "optimizer.lr=1e30", "loss=wasserstein", "normalization=both/none", *QUICK]
+    words = [
+        "train",
+        "optimizer=sgd",
+        "optimizer.lr=1e30",
+        "loss=wasserstein",
+        "force=true",
+        "normalization=both/none",
+        *QUICK,
+    ]
     words[-1] = "train.until=50 steps"
     first, second = normlab(*words), normlab(*words)
 

@@ -385,7 +385,7 @@ def _check_networks(config: RunConfig) -> list[Complaint]:
     try:
         build_architecture(config, image)
     except Misfit as misfit:
-        return [Complaint("architecture", misfit.problem, misfit.remedy)]
+        return [Complaint(_blamed(config, image), misfit.problem, misfit.remedy)]
     complaints: list[Complaint] = []
     for name, build in (("generator", build_generator), ("discriminator", build_discriminator)):
         try:
@@ -394,6 +394,15 @@ def _check_networks(config: RunConfig) -> list[Complaint]:
         except Misfit as misfit:
             complaints.append(Complaint(f"normalization.{name}", misfit.problem, misfit.remedy))
     return complaints
+
+
+def _blamed(config: RunConfig, image: ImageSpec) -> str:
+    """Return whether an architecture that cannot be built has no form for the images, or is wrongly set."""
+    try:
+        ARCHITECTURES.build(config.architecture.name, {}, image)
+    except Misfit:
+        return "dataset.image_size"
+    return "architecture"
 
 
 def _check_sense(config: RunConfig) -> list[Complaint]:

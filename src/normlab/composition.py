@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +27,9 @@ warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated ag
 # Keys that take the name of a part although they are no groups of their own: `normalization.discriminator=layer`.
 SLOTS = {where: group for where, group in PARTS.items() if "." in where}
 
+# The parameters, with their defaults, of parts that have no file: group, name.
+OFFERED: dict[tuple[str, str], Tree] = {}
+
 # What Hydra raises over words that it cannot make sense of.
 REFUSALS = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -37,11 +41,36 @@ def configs_dir() -> Path:
     return next(folder for folder in candidates if (folder / "config.yaml").is_file())
 
 
+def offer(group: str, name: str, parameters: Tree) -> None:
+    """Let a part that has no file be chosen, and its parameters be set, as if it had one."""
+    if name in choices(group):
+        return
+    OFFERED[group, name] = parameters
+    node = {name: parameters} if group == "penalty" else {"name": name, **parameters}
+    ConfigStore.instance().store(group=group, name=name, node=node)
+
+
+def plugins_of(words: list[str]) -> tuple[str, ...]:
+    """Return the modules that a command line wants imported, which may register parts that other words choose."""
+    named: list[str] = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key.lstrip("+") == "plugins":
+            named = [name.strip("'\" ") for name in value.strip("[]").split(",")]
+    return tuple(name for name in named if name)
+
+
 def with_slots(word: str) -> str:
-    """Rewrite `normalization.generator=layer` to Hydra's own form, `technique@normalization.generator=layer`."""
+    """Rewrite `normalization.generator=layer` to Hydra's own form, `technique@normalization.generator=layer`.
+
+    `normalization.generator.name=layer` means the same.
+    """
     key, equals, value = word.partition("=")
     if equals and value.startswith("~/"):  # what a shell leaves alone, and Hydra cannot read
         value = str(Path.home() / value[2:])
+    part, _, last = key.lstrip("+").rpartition(".")
+    if last == "name" and part in PARTS:
+        key = part
     return f"{SLOTS[key]}@{key}={value}" if equals and key in SLOTS else f"{key}{equals}{value}"
 
 
@@ -153,6 +182,7 @@ def choices(group: str) -> list[str]:
     """Return the names of a group's files, `both/spectral` for those in a folder."""
     folder = configs_dir() / group
     names = [file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")]
+    names += [name for offered, name in OFFERED if offered == group]
     return sorted(names, key=lambda name: ("/" in name, name))
 
 
@@ -169,7 +199,9 @@ def header(group: str, name: str) -> str:
 
 
 def part_defaults(group: str, name: str) -> Tree:
-    """Return the parameters that `configs/<group>/<name>.yaml` gives; none if there is no such file."""
+    """Return the parameters that `configs/<group>/<name>.yaml` gives, or those offered; none if there are neither."""
+    if (group, name) in OFFERED:
+        return {name: OFFERED[group, name]} if group == "penalty" else OFFERED[group, name]
     path = configs_dir() / group / f"{name}.yaml"
     if not path.is_file():
         return {}

@@ -31,6 +31,7 @@ def random_words(rng: random.Random) -> list[str]:
         f"normalization={rng.choice(['', 'both/'])}{rng.choice(TECHNIQUES)}",
         f"normalization.{rng.choice(['generator', 'discriminator'])}={rng.choice(TECHNIQUES)}",
         f"loss={rng.choice(['non_saturating', 'hinge', 'wasserstein', 'least_squares'])}",
+        "force=true",  # Wasserstein's loss with nothing that bounds the discriminator
         f"optimizer={optimizer}",
         *(["optimizer.lr=1e-4"] if optimizer == "sgd" else []),  # at its default least squares may diverge in 3 steps
         f"optimizer.schedule={schedule}",

@@ -221,7 +221,14 @@ def test_a_look_at_a_sweep_tells_what_is_missing_and_starts_nothing(normlab: Com
 
 @pytest.mark.slow
 def test_a_diverged_run_does_not_count_as_failed(normlab: Command, outputs: Path) -> None:
-    diverging = ["optimizer=sgd", "optimizer.lr=0.01,1e30", "loss=wasserstein", "normalization=both/none", *QUICK]
+    diverging = [
+        "optimizer=sgd",
+        "optimizer.lr=0.01,1e30",
+        "loss=wasserstein",
+        "force=true",
+        "normalization=both/none",
+        *QUICK,
+    ]
     result = normlab("train", "-m", *diverging)
 
     assert result.exit_code == 0

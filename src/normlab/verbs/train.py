@@ -18,6 +18,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--config-dir")
     parser.add_argument("--check", action="store_true")
     known, words = parser.parse_known_args(arguments)
+    if plugins := composition.plugins_of(words):
+        _offer_parts_of(plugins)
     if any(word.startswith("-") for word in words):
         composition.refuse(composition.compose([word for word in words if "=" in word], known.config_dir)[1])
         composition.hand_to_hydra(arguments, task=_refuse_to_train)
@@ -36,6 +38,17 @@ def run(arguments: list[str]) -> int:
     # Of the settings as they were given, as a sweep has them, which knows nothing of the parts' own defaults.
     run_dir = RunDir(composition.run_folder(settings))
     return launching.preview(completed, run_dir) if known.check else launching.launch(completed, run_dir)
+
+
+def _offer_parts_of(plugins: tuple[str, ...]) -> None:
+    """Let the parts of a user's modules be chosen like any other; what is wrong with a module is said later."""
+    from normlab import assemble
+
+    if assemble.import_plugins(RunConfig(plugins=plugins)):
+        return
+    for group, registry in assemble.REGISTRIES.items():
+        for name in registry.names():
+            composition.offer(group, name, registry.complete(name, {}))
 
 
 def _check_sweep(words: list[str], config_dir: str | None) -> int:
