@@ -154,8 +154,8 @@ PARTS = {
     "optimizer": "optimizer",
     "optimizer.schedule": "schedule",
 }
-# Parts whose names are in a run's digest even at their defaults. One that comes later is not to be added here: the names
-# of the runs that there are would change.
+# Parts whose names are in a run's digest even at their defaults. One that comes later is not to be added here, which
+# would change the names of the runs that there are.
 ALWAYS_NAMED = (
     *("dataset", "architecture", "normalization.generator", "normalization.discriminator"),
     *("loss", "optimizer", "optimizer.schedule"),
