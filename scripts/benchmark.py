@@ -4,6 +4,8 @@
                techniques that torch has in the same arithmetic, which weight and spectral normalization are not
     saving     a checkpoint against the training between two of them
     memory     what a run holds in memory over its steps
+    normalizations
+               each technique in the discriminator against none, per full step
 
 A benchmark that compares times its arms in rounds, in another order every round, and one arm twice: the ratio of an arm
 to itself is the noise control. The headline is CPU time, which other programs on the machine disturb less than wall
@@ -37,6 +39,7 @@ from normlab.assemble import Materials
 from normlab.composition import configure
 from normlab.config import RunConfig
 from normlab.errors import DONE, ConfigurationError, NormlabError
+from normlab.normalizations import TECHNIQUES
 from normlab.outputs.environment import describe_environment
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import open_log
@@ -576,6 +579,70 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+# --- normalizations -------------------------------------------------------------------------------------------------
+
+REFERENCE, AGAIN = "none", "none, again"
+
+
+def normalizations(arguments: argparse.Namespace) -> Report:
+    """Time a full step of a GAN under each technique in the discriminator against one under none.
+
+    The generator has batch normalization, and the images are the digits. The operations of a step are counted, too.
+    """
+    techniques = [name for name in arguments.techniques if name != REFERENCE]
+    steps = {name: technique_step(arguments, name.partition(",")[0]) for name in (REFERENCE, AGAIN, *techniques)}
+    operations = {name: counted_after_warm_up(_takes(step), 3).operations for name, step in steps.items()}
+    windows = {name: _window(_takes(step), arguments.steps) for name, step in steps.items()}
+    seconds = time_rounds(windows, arguments.rounds)
+    cpu = {name: [window.cpu for window in seconds[name]] for name in seconds}
+    control = ratio_of(cpu[AGAIN], cpu[REFERENCE])
+    ratios = {name: ratio_of(cpu[name], cpu[REFERENCE]) for name in techniques}
+    chosen = {key: getattr(arguments, key) for key in ("width", "batch", "size", "threads", "steps")}
+    values = {
+        "benchmark": "normalizations",
+        "ratio": max((ratio.median for ratio in ratios.values()), default=1.0),
+        "ratios": {name: ratio._asdict() for name, ratio in ratios.items()},
+        **{"control": control.median, "control_low": control.low, "control_high": control.high},
+        "rounds": arguments.rounds,
+        "operations_per_step": {name: operations[name] for name in (REFERENCE, *techniques)},
+        "cpu_milliseconds_per_step": 1000 * statistics.median(cpu[REFERENCE]) / arguments.steps,
+        "settings": chosen,
+        "environment": describe_environment(CPU, "fp32"),
+    }
+    width = max(map(len, ratios), default=0)
+    lines = [
+        "a step of a GAN with a technique in the discriminator, against one without",
+        f"  dcgan at {arguments.size} px of width {arguments.width}, G:batch, batches of {arguments.batch}, fp32, "
+        f"{arguments.threads} thread(s), {arguments.rounds} rounds of {arguments.steps} step(s)",
+        *(
+            f"  {name:<{width}}  CPU time {ratio}  {operations[name]} operations against {operations[REFERENCE]}"
+            for name, ratio in ratios.items()
+        ),
+        f"  noise control  {control}  (none against itself)",
+    ]
+    return Report(values, lines)
+
+
+def technique_step(arguments: argparse.Namespace, name: str) -> Step:
+    """Return a step with a technique in the discriminator and batch normalization in the generator."""
+    settings = run_settings(
+        [
+            *(f"dataset.image_size={arguments.size}", f"architecture.width={arguments.width}"),
+            *(f"train.batch_size={arguments.batch}", f"normalization={name}", "evaluation=none"),
+        ]
+    )
+    dataset = assemble.open_dataset(settings)
+    return assemble.build_step(settings, dataset, assemble.open_batches(settings, dataset, CPU), CPU)
+
+
+def _takes(step: Step) -> Callable[[int], None]:
+    def take(count: int) -> None:
+        for _ in range(count):
+            step.take()
+
+    return take
+
+
 # --- Command line ---------------------------------------------------------------------------------------------------
 
 
@@ -606,7 +673,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_trainer(benchmarks.add_parser("trainer", help="the trainer against the loop that one would write by hand"))
     _add_saving(benchmarks.add_parser("saving", help="a checkpoint against the training between two of them"))
     _add_memory(benchmarks.add_parser("memory", help="what a run holds in memory over its steps"))
+    _add_normalizations(
+        benchmarks.add_parser("normalizations", help="each technique in the discriminator against none")
+    )
     return parser
+
+
+def _add_normalizations(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, normalizations)
+    parser.add_argument("--rounds", type=_positive, default=9)
+    parser.add_argument("--steps", type=_positive, default=1, help="steps of a window")
+    parser.add_argument("--size", type=_positive, default=64, help="pixels of the images")
+    parser.add_argument("--width", type=_positive, default=64)
+    parser.add_argument("--batch", type=_positive, default=64)
+    usual = [name for name in TECHNIQUES.names() if name != "conditional_batch"]
+    parser.add_argument("techniques", nargs="*", metavar="TECHNIQUE", default=usual, help="all by default")
 
 
 def _add_saving(parser: argparse.ArgumentParser) -> None:
