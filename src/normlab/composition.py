@@ -258,7 +258,8 @@ def _explain(word: str, error: Exception, tree: Tree) -> Complaint:
     if not equals:
         return Complaint(word, "is no setting", "write KEY=VALUE")
     if isinstance(error, MissingConfigException):
-        return unknown(where, value, choices(group))
+        named = value.strip("[]").split(",")
+        return unknown(where, next((name for name in named if name not in choices(group)), value), choices(group))
     if "Ambiguous value" in str(error):
         return Complaint(where, f"got several values, {value}", "add -m to sweep over them, or write a list as [a,b]")
     if "not in struct" in f"{error} {error.__cause__}":
@@ -274,6 +275,10 @@ def _unknown_key(where: str, tree: Tree) -> Complaint:
     """Say that a key is not there, with the keys that end alike, else its neighbours, else the nearest one."""
     keys = [key for key, _ in flatten(tree)]
     section, _, last = where.rpartition(".")
+    if section.startswith("penalty.") and (penalty := section.removeprefix("penalty.")) in choices("penalty"):
+        if penalty in tree.get("penalty", {}):
+            return unknown(where, last, list(tree["penalty"][penalty]), f"a parameter of '{penalty}'")
+        return Complaint(where, f"is of the penalty {penalty}, which is not chosen", f"add penalty={penalty}")
     alike = [key for key in keys if key.rpartition(".")[2] == last][:3]
     beside = [key for key in keys if section and key.startswith(f"{section}.")]
     part = tree
