@@ -197,3 +197,18 @@ def test_flagged_scores_never_make_a_checkpoint_the_best(
 
     kept = sorted(path.name for path in RunDir(only_run(outputs)).checkpoints.glob("*.pt"))
     assert kept == ["step_00000001.pt", "step_00000003.pt", "step_00000004.pt"]
+
+
+def test_a_run_whose_scores_hardly_differ_says_so_at_once_and_stays_marked(normlab: Command, outputs: Path) -> None:
+    words = ["train", *PLAIN, "normalization=both/adaptive_literal"]
+    begun = normlab(*words, "train.until=2 steps")
+    healthy = normlab("train", *PLAIN, "train.until=1 step", "normalization=both/adaptive", "name=healthy")
+    extended = normlab(*words, "train.until=3 steps")
+    (dead,) = (outputs / "default").iterdir()
+    (alive,) = (outputs / "healthy").iterdir()
+
+    assert (begun.exit_code, extended.exit_code) == (0, 0)
+    assert "warning: starts dead: the discriminator's scores differ by" in begun.stderr
+    assert "dead" not in extended.stderr + healthy.stderr
+    flags = [json.loads((run / "status.json").read_text())["flags"] for run in (dead, alive)]
+    assert flags == [["dead_start"], []]
