@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from normlab.normalizations.activation import BatchNorm
-from normlab.normalizations.base import Elapsed, Exempt, Labelled, Place, Reparametrization, Technique, WeightLayer
+from normlab.normalizations.base import (
+    Elapsed,
+    Exempt,
+    Labelled,
+    Place,
+    Reparametrization,
+    Technique,
+    WeightLayer,
+    keep_activation,
+)
 from normlab.registry import Registry
 from normlab.settings import Range
 
@@ -58,8 +67,8 @@ class NormalizedLayer(Labelled):
         self.place = place
         self.shape = shape
         weight = technique.weight(layer, place)
-        activation = technique.activation(place)
-        if isinstance(activation, nn.Module) and not followed:
+        activation = technique.activation(place) if followed else None
+        if not followed and technique.activation is not keep_activation:
             activation = Exempt("normalized behind its block, if at all")
         self.exempt = next((part.reason for part in (weight, activation) if isinstance(part, Exempt)), None)
         self.technique = None if self.exempt else technique.name
