@@ -15,7 +15,7 @@ demo: $(READY) ## compare three normalizations on the embedded digits (a few min
 test: $(READY) ## run every test (about 10 minutes of 2 cores)
 	$(BIN)/pytest -n 2 -m ''
 
-faults: $(READY) ## kill, damage and mislead it some 1,300 times; goes on where it stopped
+faults: $(READY) ## kill, damage and mislead it some 2,300 times; goes on where it stopped
 	$(BIN)/python -m tests.faults
 
 check: lint ## format, lint, types and the fast tests (a minute or two)
