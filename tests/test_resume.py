@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -645,3 +646,113 @@ def test_where_every_checkpoint_is_damaged_only_fresh_begins_anew(normlab: Comma
     aside = run.with_name(run.name + ".old-1")
     assert (aside / "metrics.jsonl").read_bytes() == rows
     assert steps(run / "metrics.jsonl") == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("left", ["rows and status", "status", "files"])
+def test_a_run_whose_manifests_are_lost_never_begins_anew(normlab: Command, outputs: Path, left: str) -> None:
+    words = [*SAVING, "train.until=4 steps"]
+    assert normlab(*words).exit_code == 0
+    run = only_run(outputs)
+    for manifest in (run / "checkpoints").glob("*.json"):
+        manifest.unlink()
+    if left != "rows and status":
+        (run / "metrics.jsonl").unlink()
+    if left == "files":
+        (run / "status.json").unlink()
+    refused = normlab(*SAVING)
+
+    assert refused.exit_code == 4
+    assert "holds no checkpoint with its manifest, although the run was trained to step 4" in refused.stderr
+    assert (run / "checkpoints" / "step_00000004.pt").exists()
+
+
+def test_a_finished_run_that_cannot_be_extended_stays_finished(normlab: Command, outputs: Path) -> None:
+    words = [*SAVING, "train.until=4 steps"]
+    assert normlab(*words).exit_code == 0
+    run = only_run(outputs)
+    assert normlab("clean", str(run)).exit_code == 0
+    checked, refused, again = normlab(*SAVING, "--check"), normlab(*SAVING), normlab(*words)
+
+    assert (checked.exit_code, refused.exit_code, again.exit_code) == (4, 4, 0)
+    assert "already complete" in again.stdout
+    assert json.loads((run / "status.json").read_text())["state"] == "done"
+
+
+def test_a_killed_clean_leaves_every_checkpoint(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert normlab(*SAVING, "train.until=4 steps").exit_code == 0
+    run = only_run(outputs)
+    expected = digest(normlab, run)
+    write_atomically, calls = checkpoints.write_atomically, itertools.count()
+
+    def die_at_the_fourth(path: Path, content: bytes) -> None:
+        if next(calls) == 3:  # the last manifest of the second checkpoint
+            tell_itself(signal.SIGKILL)
+        write_atomically(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_atomically", die_at_the_fourth)
+        killed = normlab("clean", str(run))
+    verified = normlab("verify", str(run))
+
+    assert killed.exit_code == -signal.SIGKILL
+    assert verified.exit_code == 0, verified.stderr
+    assert "state digest of step 4" in verified.stdout
+    assert digest(normlab, run) != expected  # of the optimizers nothing is left
+    assert normlab("clean", str(run)).exit_code == 0
+
+
+def test_with_other_images_a_finished_run_is_not_called_complete(
+    normlab: Command, outputs: Path, tmp_path: Path
+) -> None:
+    for name, level in (("a", 0), ("b", 9), ("c", 0)):
+        images = np.random.default_rng(level).integers(0, 256, (64, 32, 32), dtype=np.uint8)
+        np.save(tmp_path / f"{name}.npy", images)
+    words = [*SAVING, "train.until=2 steps", "dataset=arrays"]
+    assert normlab(*words, f"dataset.root={tmp_path / 'a.npy'}").exit_code == 0
+    other, copy = (normlab(*words, f"dataset.root={tmp_path / name}") for name in ("b.npy", "c.npy"))
+    checked = normlab(*words, f"dataset.root={tmp_path / 'b.npy'}", "--check")
+    told = [f"resume={only_run(outputs)}", f"dataset.root={tmp_path / 'b.npy'}", "allow_changes=[dataset.root]"]
+    allowed = normlab("train", *told, "train.until=4 steps")
+
+    assert (other.exit_code, copy.exit_code, checked.exit_code, allowed.exit_code) == (2, 0, 2, 0), allowed.stderr
+    assert "the images differ from those that the run began with" in other.stderr
+    assert "already complete" in copy.stdout
+    assert "dataset.root: the images differ from those that the run began with" in allowed.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("status.json", '{"state": "done", "step": "x"}'),
+        ("status.json", "[" * 100_000),
+        ("environment.json", '{"dataset": [1], "threads": "many"}'),
+        ("environment.json", '{"dataset": {"image_shape": "abc", "train": "x"}, "threads": 100000}'),
+        ("evaluations.jsonl", '{"step": 4}\n'),
+        ("metrics.jsonl", '{"step": 4, "seconds": "abc"}\n' + "[" * 100_000 + "\n"),
+        ("samples/step_00000004.png", "no picture"),
+    ],
+)
+def test_files_beside_the_checkpoints_that_somebody_has_damaged_are_no_bug(
+    normlab: Command, outputs: Path, name: str, content: str
+) -> None:
+    assert normlab(*SAVING, "train.until=4 steps").exit_code == 0
+    run = only_run(outputs)
+    (run / name).write_text(content)
+    ended = [normlab("status", str(outputs)), normlab("verify", str(run)), normlab(*SAVING)]
+
+    assert all("a bug" not in each.stderr and "Traceback" not in each.stderr for each in ended), ended
+    assert ended[0].exit_code == 0
+    assert ended[2].exit_code == 0, ended[2].stderr
+
+
+def test_verify_tells_when_the_newest_checkpoint_is_older_than_the_run(normlab: Command, outputs: Path) -> None:
+    assert normlab(*SAVING, "train.until=4 steps").exit_code == 0
+    run = only_run(outputs)
+    for file in (run / "checkpoints").glob("step_00000004*"):
+        file.unlink()
+    verified = normlab("verify", str(run))
+
+    assert verified.exit_code == 4
+    assert "is done at step 4, and the newest checkpoint is of step 2" in verified.stderr

@@ -52,6 +52,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
+LARGEST_SIDE = 1000  # of images that a run's folder may claim to have been trained on
 # The spread of a discriminator's scores over a batch below which its gradients are lost beside Adam's eps of 1e-8.
 DEAD_SPREAD = 1e-5
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -154,6 +155,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
+def _trained_to(run_dir: RunDir, checkpoints: Checkpoints) -> int:
+    """Return the furthest step of which anything in a run's folder tells, 0 if nothing does."""
+    status = run_dir.read_status()
+    rows = JsonLines(run_dir.metrics).rows()
+    told = [0 if status is None else status.step, *(row["step"] for row in rows[-1:]), *checkpoints.unvouched()]
+    return max(told)
+
+
 def image_spec(dataset: Dataset) -> ImageSpec:
     """Return what networks are built for, to train on a data set."""
     return ImageSpec(*dataset.image_shape, dataset.classes)
@@ -202,11 +211,16 @@ def saved_state(config: RunConfig, run_dir: RunDir) -> TrainState | None:
     Raises ConfigurationError where a plugin of the run cannot be imported.
     """
     images = progress.images_of(run_dir)
-    if "image_shape" not in images:
+    shape = images.get("image_shape")
+    if (
+        not isinstance(shape, list)
+        or [type(length) for length in shape] != [int] * 3
+        or not all(0 < length <= LARGEST_SIDE for length in shape)
+    ):
         return None
     if complaints := import_plugins(config):
         raise ConfigurationError.of(complaints)
-    channels, height, width = images["image_shape"]
+    channels, height, width = shape
     image = ImageSpec(channels, height, width, images.get("classes"))
     return build_state(config, image, torch.device("cpu"))
 
@@ -305,18 +319,10 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
     """Build a run and bring it to the newest checkpoint in its folder, or to step 0 if there is none."""
     dataset, real, scorer = materials
     step = build_step(config, dataset, real, device)
+    newest = resumed(step, run_dir)
     checkpoints = Checkpoints(run_dir.checkpoints)
-    newest = checkpoints.newest(largest=step.state.most_bytes())
-    if newest is None and JsonLines(run_dir.metrics).rows():
-        problem = "is empty, although the run has rows of training in metrics.jsonl"
-        raise CheckpointError(str(run_dir.checkpoints), problem, "bring it back, or give fresh=true to start over")
-    if newest:
-        try:
-            step.state.load_state_dict(newest.state)
-        except ValueError as error:
-            remedy = "fresh=true starts over; the old folder is set aside"
-            raise checkpoints.misfit(newest.step, str(error), remedy) from None
-        checkpoints.set_aside_beyond(newest.step)
+    if newest is not None:
+        checkpoints.set_aside_beyond(newest)
     pace = pace_of(config, len(dataset.train))
     return Trainer(
         step=step,
@@ -329,6 +335,25 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
         stop=stop,
         of_points=dataset.of_points,
     )
+
+
+def resumed(step: Step, run_dir: RunDir, set_aside: bool = True) -> int | None:
+    """Bring a step's state to the newest sound checkpoint of a run and return which one it is; None if there is none.
+
+    Raises CheckpointError where there was one, or where it does not fit. `set_aside` is that of `Checkpoints.newest`.
+    """
+    checkpoints = Checkpoints(run_dir.checkpoints)
+    newest = checkpoints.newest(set_aside, largest=step.state.most_bytes())
+    if newest is None and (trained := _trained_to(run_dir, checkpoints)):
+        problem = f"holds no checkpoint with its manifest, although the run was trained to step {trained:,}"
+        raise CheckpointError(str(run_dir.checkpoints), problem, "bring them back, or give fresh=true to start over")
+    if newest:
+        try:
+            step.state.load_state_dict(newest.state)
+        except ValueError as error:
+            remedy = "fresh=true starts over; the old folder is set aside"
+            raise checkpoints.misfit(newest.step, str(error), remedy) from None
+    return None if newest is None else newest.step
 
 
 def score_spread(step: Step) -> float:

@@ -204,7 +204,7 @@ def load(path: Path) -> RunConfig:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ValueError("it refers to its own parts, which no run's does")  # and may unfold without end
         tree = OmegaConf.to_container(OmegaConf.create(text))
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         problem = f"cannot be read ({' '.join(str(error).split())})"
         raise ConfigurationError(str(path), problem, "bring it back, or name the folder of another run") from None
     if not isinstance(tree, dict) or not {"dataset", "architecture", "normalization", "train"} <= tree.keys():

@@ -64,8 +64,12 @@ def preview(settings: RunConfig, run_dir: RunDir) -> int:
         if (ended := _ended(settings, run_dir)) is not None:
             return ended
     device = assemble.choose_device(settings.device)
-    dataset = _gather(settings, device).dataset
+    materials = _gather(settings, device)
+    dataset = materials.dataset
     _require_room(settings, dataset, run_dir, device)
+    if begun:
+        _require_same_images(dataset, settings, run_dir)
+        assemble.resumed(assemble.build_step(settings, dataset, materials.real, device), run_dir, set_aside=False)
     steps = pace_of(settings, len(dataset.train)).steps(settings.train.until)
     print(f"{settings.label}  {dataset.name}: {len(dataset.train):,} images  {steps:,} steps on {device}")
     saved = Checkpoints(run_dir.checkpoints).steps() if begun else []
@@ -94,13 +98,18 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
     with run_dir.lock(), stop.listening():
         if run_dir.exists():
             settings = _continued(settings, run_dir)  # somebody may have begun it since we looked
-            _require_same_images(materials.dataset, run_dir)
+            _require_same_images(materials.dataset, settings, run_dir)
         else:
             settings = _with_horizons(settings, None)
         try:
             trainer = _train(settings, materials, run_dir, device, stop)
         except Stopped as stopped:
             return stopped.exit_code
+        except KeyboardInterrupt:
+            steps = Checkpoints(run_dir.checkpoints).steps()
+            saved = f"the newest checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet"
+            log.info("stopped at once, without saving: %s; the same command goes on", saved)
+            raise
     _tell_result(trainer, run_dir)
     return DONE
 
@@ -163,7 +172,7 @@ def _accounting(run_dir: RunDir, status: Status) -> Generator[list[Trainer]]:
     def end(state: Any, exit_code: int, error: str) -> None:
         if account:
             account[0].report(state, exit_code, error)
-        else:
+        elif status.state != "done":  # one that cannot be extended is as complete as it was
             run_dir.write_status(replace(status, state=state, exit_code=exit_code, error=error))
         log.debug("%s", traceback.format_exc())
 
@@ -206,7 +215,7 @@ def _continued(settings: RunConfig, run_dir: RunDir) -> RunConfig:
             Complaint(
                 key,
                 f"is {after!r}, but {before!r} in the run",
-                f"set it back, or give fresh=true or allow_changes=[{key}]",
+                f"set it back, or give {'' if settings.resume else 'fresh=true or '}allow_changes=[{key}]",
             )
             for key, before, after in config.changes(saved, settings)
             if key not in settings.allow_changes
@@ -262,18 +271,22 @@ def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
             f"the run has diverged at step {status.step}",
             "fresh=true starts over, seed=N another one",
         )
+    if settings.dataset.params.get("root") != _saved(run_dir).dataset.params.get("root"):
+        _require_same_images(assemble.open_dataset(settings), settings, run_dir)
     print(f"already complete: {run_dir.path} (step {status.step:,})")
     return DONE
 
 
-def _require_same_images(dataset: Dataset, run_dir: RunDir) -> None:
+def _require_same_images(dataset: Dataset, settings: RunConfig, run_dir: RunDir) -> None:
     """Raise ConfigurationError if a run would go on with other images: the folder's name does not tell them apart."""
     known = progress.images_of(run_dir).get("fingerprint")
     if known not in (None, dataset.fingerprint):
         problem = "the images differ from those that the run began with"
-        raise ConfigurationError.of(
-            [Complaint("dataset.root", problem, "set it back, give another name=, or fresh=true")]
-        )
+        if "dataset.root" in settings.allow_changes:
+            log.warning("dataset.root: %s", problem)
+            return
+        remedy = "set it back, give another name=, fresh=true, or with resume allow_changes=[dataset.root]"
+        raise ConfigurationError.of([Complaint("dataset.root", problem, remedy)])
 
 
 def _environment(settings: RunConfig, materials: Materials, device: torch.device) -> dict[str, Any]:

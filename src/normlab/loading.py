@@ -35,10 +35,13 @@ def _from_file(path: Path) -> Loaded:
         # Without memory of its own: the description may claim any size, and the file's tensors are there already.
         with torch.device("meta"):
             generator = assemble.generator_from_metadata(metadata)
+        if kinds := {tensor.dtype for tensor in tensors.values()} - {torch.float32, torch.int64}:
+            raise ValueError(f"its weights are {', '.join(map(str, kinds))}, not torch.float32")
         generator.load_state_dict(tensors, assign=True)
         return Loaded(generator.eval(), int(metadata["step"]))
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(str(path), f"is no generator of normlab: {error}", "give one that it exported") from None
+    except (ValueError, RuntimeError, LookupError, OverflowError, TypeError, AttributeError) as error:
+        problem = f"is no generator of normlab: {' '.join(str(error).split())[:200]}"
+        raise CheckpointError(str(path), problem, "give one that it exported") from None
 
 
 def _from_run(path: Path) -> Loaded:

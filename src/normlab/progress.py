@@ -21,9 +21,11 @@ def ended(settings: RunConfig, run_dir: RunDir) -> Literal["done", "diverged"] |
 def last_step(settings: RunConfig, run_dir: RunDir) -> int | None:
     """Return the step at which the settings would have a run that has begun end; None if its images are not known."""
     images = images_of(run_dir).get("train")
-    return None if images is None else pace_of(settings, images).steps(settings.train.until)
+    return None if not isinstance(images, int) else pace_of(settings, images).steps(settings.train.until)
 
 
 def images_of(run_dir: RunDir) -> dict[str, Any]:
     """Return what a run's folder says of the images that it was begun with."""
-    return (run_dir.read_json("environment.json") or {}).get("dataset") or {}
+    environment = run_dir.read_json("environment.json")
+    images = environment.get("dataset") if isinstance(environment, dict) else None
+    return images if isinstance(images, dict) else {}

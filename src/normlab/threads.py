@@ -8,7 +8,10 @@ from normlab.outputs.run_dir import RunDir
 
 def threads_of(settings: RunConfig, run_dir: RunDir, share: int | None = None) -> int:
     """Return the number that the settings give, else what the run began with, else `share`, else all cores."""
-    begun = (run_dir.read_json("environment.json") or {}).get("threads")
+    environment = run_dir.read_json("environment.json")
+    begun = environment.get("threads") if isinstance(environment, dict) else None
+    if not isinstance(begun, int) or not 1 <= begun <= 1024:
+        begun = None
     # Started over, it begins anew.
     return settings.threads or (None if settings.fresh else begun) or share or cores()
 

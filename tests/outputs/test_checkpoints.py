@@ -188,17 +188,6 @@ def test_saving_a_step_again_replaces_it(saved):
     assert state_digest(saved.load(30)) == state_digest(other)
 
 
-def test_a_kill_between_a_replaced_file_and_its_manifest_costs_that_step_alone(saved, monkeypatch, caplog):
-    def die(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "write_atomically", die)
-    with pytest.raises(KeyboardInterrupt):
-        saved.save(30, state_of(31))
-    assert_is_step(saved.newest(), 20)
-    assert caplog.text == ""
-
-
 class Harmful:
     def __init__(self, path):
         self.path = path
@@ -409,3 +398,62 @@ def test_the_digest_does_not_depend_on_strides():
 
     assert state_digest({"u": odd}) == state_digest({"u": odd.clone().reshape(1).contiguous() + 0})
     assert state_digest({"u": odd}) != state_digest({"u": odd + 1})
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_what_does_not_fit_into_memory_is_not_damaged(tmp_path, monkeypatch, error):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"step": 1})
+    checkpoints.save(2, {"step": 2})
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def fail(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ResourceError, match=r"step_00000002\.pt: does not fit into memory"):
+        checkpoints.newest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_disk_that_cannot_be_read_for_a_moment_damages_nothing(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"step": 1})
+
+    def fail(*arguments):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.file_digest", fail)
+        with pytest.raises(ResourceError, match="cannot be read: Input/output error"):
+            checkpoints.newest()
+    assert checkpoints.newest() == (1, {"step": 1})
+
+
+@pytest.mark.parametrize("at", ["before the file", "before the manifest"])
+def test_a_save_over_a_checkpoint_that_is_cut_short_loses_neither(tmp_path, monkeypatch, at):
+    checkpoints = Checkpoints(tmp_path)
+    old, new = {"step": 3, "values": torch.ones(4)}, {"step": 3, "values": torch.zeros(40)}
+    checkpoints.save(3, old)
+    write, calls = module.write_atomically, []
+
+    def cut(path, content):
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(path, content)
+        if at == "before the file":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_atomically", cut)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(3, new)
+    monkeypatch.undo()
+
+    found = Checkpoints(tmp_path).newest()
+    assert found is not None
+    expected = old if at == "before the file" else new
+    assert torch.equal(found.state["values"], expected["values"])
+    checkpoints.save(3, new)
+    assert "successor" not in (tmp_path / "step_00000003.pt.json").read_text()
+    assert torch.equal(checkpoints.load(3)["values"], new["values"])

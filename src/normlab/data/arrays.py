@@ -34,7 +34,16 @@ NAMES = (
 )
 KINDS = (".npy", ".npz", ".zip")
 BLOCK = 1000
-UNREADABLE = (ValueError, EOFError, SyntaxError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    ValueError,
+    OverflowError,
+    EOFError,
+    SyntaxError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 WAY_OUT = f"set dataset.root to a file ({' '.join(KINDS)}); dataset=image_folder takes a folder"
 
 SLACK = 1e-3  # beyond black or white, for what a resampling filter or float16 leaves

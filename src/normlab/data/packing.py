@@ -22,6 +22,7 @@ from normlab.errors import DataError, ResourceError
 from normlab.outputs.atomic import sync_folder
 
 FORMAT = 1  # raise it when the same source would be packed differently
+LARGEST_READ = 2**30  # bytes of a split that are held against their digest at every start
 MANIFEST = "manifest.json"
 
 Item = TypeVar("Item")
@@ -100,12 +101,12 @@ def packed(name: str, source: str, settings: Mapping[str, Any], fill: Callable[[
     """
     key = hashlib.sha256(json.dumps([FORMAT, source, settings], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / "datasets" / f"{name}-{key}"
-    if _is_whole(folder):
+    if _is_intact(folder):
         return _open(folder)
     with _writing_to_cache():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not _is_whole(folder):
+            if not _is_intact(folder):
                 _write(folder, fill)
     return _open(folder)
 
@@ -158,11 +159,23 @@ def _digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_intact(folder: Path) -> bool:
+    """Return whether a pack is whole and, unless it is too large to read through at every start, what was written."""
+    if not _is_whole(folder):
+        return False
+    try:
+        pack = _open(folder)
+        splits = zip((pack.train, pack.held_out), pack.digests, strict=True)
+        return all(split.pixels.nbytes > LARGEST_READ or split.digest() == digest for split, digest in splits)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
 def _is_whole(folder: Path) -> bool:
     try:
         sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sizes"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
 
 

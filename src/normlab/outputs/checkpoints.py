@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from normlab.errors import CheckpointError, NumericalError, ResourceError
+from normlab.errors import CheckpointError, NumericalError, ResourceError, is_out_of_memory
 from normlab.outputs import plain_json
 from normlab.outputs.atomic import replacing, write_atomically
 
@@ -107,9 +107,13 @@ class Checkpoints:
         with replacing(path) as file:
             writer = _HashingWriter(file)
             writer.save(state)
-            # From here until the new manifest stands, this step has no checkpoint: the old one must not vouch for it.
-            _manifest_file(path).unlink(missing_ok=True)
-        manifest = Manifest(step, writer.bytes, writer.digest.hexdigest())
+            manifest = Manifest(step, writer.bytes, writer.digest.hexdigest())
+            if self._looks_sound(step):
+                # Until the new manifest stands the old one vouches for both, so that a kill loses neither.
+                both = _manifest_text(self._manifest(step)[0], successor=manifest)
+                write_atomically(_manifest_file(path), both.encode())
+            else:
+                _manifest_file(path).unlink(missing_ok=True)
         write_atomically(_manifest_file(path), _manifest_text(manifest).encode())
 
     def load(self, step: int, largest: int | None = None) -> dict[str, Any]:
@@ -152,6 +156,11 @@ class Checkpoints:
             raise CheckpointError(str(self.folder), "has checkpoints, but no sound one", _START_OVER)
         return None
 
+    def unvouched(self) -> list[int]:
+        """Return the steps whose file has no manifest: what was never finished, or whose manifest was lost."""
+        names = (re.fullmatch(r"step_(\d+)\.pt", path.name) for path in self._listing())
+        return sorted({int(match[1]) for match in names if match} - set(self.steps()))
+
     def set_aside_beyond(self, step: int) -> None:
         """Rename to `*.corrupt` what lies beyond the step that a run goes on from: it will save those steps itself."""
         for later in self.steps():
@@ -189,8 +198,11 @@ class Checkpoints:
     def _listing(self) -> list[Path]:
         return list(self.folder.iterdir()) if self.folder.is_dir() else []
 
-    def _manifest(self, step: int) -> Manifest:
-        """Return the manifest of a step whose file has the right size; raise Damaged or CheckpointError."""
+    def _manifest(self, step: int) -> list[Manifest]:
+        """Return what a step's manifest vouches for and the file's size fits; raise Damaged or CheckpointError.
+
+        It is one, but for a save over another that was cut short.
+        """
         path = self.file(step)
         try:
             if _manifest_file(path).stat().st_size > _LARGEST_MANIFEST:
@@ -198,19 +210,21 @@ class Checkpoints:
             values = json.loads(_manifest_file(path).read_text())
             schema = values["schema"]
             manifest = Manifest(values["step"], values["bytes"], values["sha256"])
+            successor = None if "successor" not in values else Manifest(**values["successor"])
             check = values["check"]
         except (OSError, *UNREADABLE):
             raise Damaged("has an unreadable manifest") from None
-        if check != _check(schema, manifest) or manifest.step != step:
+        if check != _check(schema, manifest, successor) or manifest.step != step:
             raise Damaged("has a manifest that contradicts itself")
         if schema != SCHEMA:
             problem = f"is written in schema {schema}, this normlab reads schema {SCHEMA}"
             raise CheckpointError(str(path), problem, f"use the version that wrote it, or {_START_OVER}")
         if not path.is_file():
             raise Damaged("is missing")
-        if path.stat().st_size != manifest.bytes:
+        fitting = [each for each in (manifest, successor) if each is not None and each.bytes == path.stat().st_size]
+        if not fitting:
             raise Damaged(f"has {path.stat().st_size} bytes where {manifest.bytes} were written")
-        return manifest
+        return fitting
 
     def _looks_sound(self, step: int) -> bool:
         try:
@@ -229,22 +243,28 @@ class Checkpoints:
         return Verification(step, True, "")
 
     def _read(self, step: int, largest: int | None = None) -> dict[str, Any]:
-        manifest = self._manifest(step)
-        if largest is not None and manifest.bytes > largest:
-            raise TooLarge(f"has {manifest.bytes} bytes, more than a state of this run takes")
+        manifests = self._manifest(step)
+        size = manifests[0].bytes
+        if largest is not None and size > largest:
+            raise TooLarge(f"has {size} bytes, more than a state of this run takes")
         try:
             with self.file(step).open("rb") as file:
                 # torch.load alone hands back wrong tensors after a flipped bit, without a word.
-                if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest not in {manifest.sha256 for manifest in manifests}:
                     raise Damaged("is not what was written (its sha256 differs)")
-                _refuse_compressed(file, manifest.bytes)
+                _refuse_compressed(file, size)
                 file.seek(0)
                 # Neither code nor classes are loaded; a mapped file could change under the tensors.
                 state = torch.load(file, weights_only=True, mmap=False, map_location="cpu")
-                _refuse_inflated(state, manifest.bytes)
+                _refuse_inflated(state, size)
         except OSError as error:
-            raise Damaged(f"cannot be read: {error.strerror}") from None
+            # That may pass, and says nothing of what the file holds.
+            remedy = "mend the disk; or take the file away, and the run goes on from the checkpoint before it"
+            raise ResourceError(str(self.file(step)), f"cannot be read: {error.strerror}", remedy) from None
         except UNREADABLE as error:
+            if is_out_of_memory(error):
+                raise ResourceError(str(self.file(step)), "does not fit into memory", "make room for it") from None
             raise Damaged(f"cannot be loaded: {str(error).partition(chr(10))[0][:200]}") from None
         if not isinstance(state, dict):
             raise Damaged(f"holds no state but a {type(state).__name__}")
@@ -316,13 +336,17 @@ def _manifest_file(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _manifest_text(manifest: Manifest) -> str:
-    return plain_json.dump({"schema": SCHEMA, **manifest._asdict(), "check": _check(SCHEMA, manifest)}) + "\n"
+def _manifest_text(manifest: Manifest, successor: Manifest | None = None) -> str:
+    """Return what a manifest's file says of a checkpoint, and of the one that is about to take its place, if any."""
+    more = {} if successor is None else {"successor": successor._asdict()}
+    check = _check(SCHEMA, manifest, successor)
+    return plain_json.dump({"schema": SCHEMA, **manifest._asdict(), **more, "check": check}) + "\n"
 
 
-def _check(schema: Any, manifest: Manifest) -> str:
+def _check(schema: Any, manifest: Manifest, successor: Manifest | None) -> str:
     """Tell a damaged manifest from one of another version: a flipped bit could make one look like the other."""
-    return hashlib.sha256(repr((schema, *manifest)).encode()).hexdigest()[:16]
+    text = repr((schema, *manifest, *(successor or ())))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _refuse_compressed(file: BinaryIO, size: int) -> None:

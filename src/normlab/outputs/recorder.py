@@ -1,6 +1,7 @@
 """All that a run leaves on its way: rows, TensorBoard, grids, status and progress, through one door."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -44,12 +45,14 @@ class Recorder:
             if row["step"] == self.step:
                 self._show(row)
         if self.has_grid(self.step):
-            self.tensorboard.grid("samples", read_image(self.run_dir.sample(self.step)), self.step)
+            with suppress(OSError, ValueError):  # a picture that somebody has damaged is no reason to stop
+                self.tensorboard.grid("samples", read_image(self.run_dir.sample(self.step)), self.step)
 
     def seconds(self) -> float:
         """Return how long the run had trained when the last row was written."""
         rows = self._metrics.rows()
-        return float(rows[-1].get("seconds") or 0) if rows else 0.0
+        seconds = rows[-1].get("seconds") if rows else None
+        return float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
     def scalars(self, position: Position, scalars: Mapping[str, float]) -> None:
         row = {**vars(position), **scalars}
@@ -58,7 +61,7 @@ class Recorder:
         self.progress.report(position.step, scalars)
 
     def evaluations(self) -> list[dict[str, Any]]:
-        return self._evaluations.rows()
+        return [row for row in self._evaluations.rows() if isinstance(row.get("generator"), str)]
 
     def evaluation(self, position: Position, generator: str, row: Mapping[str, Any]) -> None:
         row = {**vars(position), "generator": generator, **row}

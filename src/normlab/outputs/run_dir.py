@@ -55,13 +55,14 @@ class Status:
         """Return the status that a text holds, None if it holds none; what a newer version added is left out."""
         try:
             values = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(values, dict) or "state" not in values:
             return None
         names = {entry.name for entry in fields(cls)}
         known = {key: value for key, value in cast(dict[str, Any], values).items() if key in names}
-        return cls(**known)
+        counts = (known.get(key, 0) for key in ("step", "images_seen", "resumes"))
+        return cls(**known) if all(isinstance(count, int) for count in counts) else None
 
 
 class RunDir:
@@ -157,7 +158,7 @@ class RunDir:
         """Return the status that stands in the folder, or None where there is none to be read."""
         try:
             return Status.from_json(self.status.read_text())
-        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        except (OSError, UnicodeDecodeError):
             return None
 
     def write_status(self, status: Status) -> None:
@@ -167,7 +168,7 @@ class RunDir:
         """Return what a JSON file of the folder holds, or None where there is none to be read."""
         try:
             return json.loads((self.path / name).read_bytes())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def write_json(self, name: str, value: Any) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tqdm import tqdm
 
+from normlab.errors import ResourceError
 from normlab.outputs import plain_json
 from normlab.outputs.atomic import unwritable, write_atomically
 
@@ -61,6 +62,8 @@ class JsonLines:
     def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         if not self.path.exists():
             return
+        if not self.path.is_file():
+            raise ResourceError(str(self.path), "is no file", "bring it back, or give fresh=true to start over")
         for line in self.path.read_bytes().splitlines(keepends=True):
             row = _parsed(line) if line.endswith(b"\n") else None
             if row is not None:
@@ -70,7 +73,7 @@ class JsonLines:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return cast(dict[str, Any], row) if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 

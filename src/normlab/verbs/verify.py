@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
         Complaint(str(checkpoints.file(step)), problem, _REMEDY if sound else "fresh=true starts over")
         for step, _, problem in damaged
     ]
-    complaints += _beside(run_dir)
+    complaints += _beside(run_dir, steps[-1])
     if options.json:
         rows = [result._asdict() for result in results]
         others = [complaint._asdict() for complaint in complaints[len(damaged) :]]
@@ -76,9 +76,15 @@ def _examined(checkpoints: Checkpoints, result: Verification, own: TrainState | 
     return result if not misfits else Verification(result.step, False, misfits[0])
 
 
-def _beside(run_dir: RunDir) -> list[Complaint]:
-    """Say what is wrong beside the checkpoints: rows out of order, an exported generator that cannot be read."""
+def _beside(run_dir: RunDir, newest: int) -> list[Complaint]:
+    """Say what is wrong beside the checkpoints: a step that none has, rows out of order, a generator of no use."""
     complaints: list[Complaint] = []
+    status = run_dir.read_status()
+    if status is None:
+        complaints.append(Complaint(str(run_dir.status), "is missing, or cannot be read", _REMEDY))
+    elif status.state in ("done", "stopped") and status.step != newest:
+        problem = f"is {status.state} at step {status.step:,}, and the newest checkpoint is of step {newest:,}"
+        complaints.append(Complaint(str(run_dir.status), problem, "bring the checkpoint back from a copy"))
     for path in (run_dir.metrics, run_dir.evaluations):
         places = [(row["step"], row.get("generator")) for row in JsonLines(path).rows()]
         steps = [step for step, _ in places]
