@@ -40,6 +40,7 @@ QUICK = ["evaluation.features=none", "architecture.width=4", "train.until=2 step
         (["device=cuda:97"], "device", "'cuda:97'"),
         (["plugins=[no_such_module]"], "plugins", "'no_such_module' cannot be imported"),
         (["resume=nowhere"], "resume", "there is no run in 'nowhere'"),
+        (["++resume=nowhere"], "resume", "there is no run in 'nowhere'"),
         (["train=3"], "train", "train.until"),
         (["+foo=1"], "foo", "'foo' is not a setting"),
         (["~dataset"], "~dataset", "takes a setting away"),

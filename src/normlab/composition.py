@@ -1,6 +1,7 @@
 """From the words of a command line to a tree of plain values, by Hydra: the one module that knows it."""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -76,9 +77,9 @@ def with_slots(word: str) -> str:
 
 def configure(words: list[str], config_dir: str | None = None) -> tuple[RunConfig, list[Complaint]]:
     """Return the configuration of the overrides, or of the run that `resume=` names, and what is wrong with it."""
-    resumed = [word for word in words if word.startswith("resume=") and word not in ("resume=", "resume=null")]
+    resumed = [word for word in words if re.match(r"\+{0,2}resume=(?!$|null$)", word)]
     if resumed:
-        folder = resumed[-1].removeprefix("resume=").strip("'\"")
+        folder = resumed[-1].partition("=")[2].strip("'\"")
         return _resumed(folder, [word for word in words if word not in resumed])
     tree, complaints = compose(words, config_dir)
     settings, more = config.read(tree)
