@@ -133,7 +133,7 @@ def test_no_data_set_can_be_written_to():
             dataset.train.pixels[0] = 0
 
 
-@pytest.mark.parametrize("name", DATASETS.names())
+@pytest.mark.parametrize("name", [name for name in DATASETS.names() if name != "gaussians"])
 def test_an_image_size_out_of_range_is_refused(name: str):
     for size in (31, 129):
         with pytest.raises(Misfit, match="at least 32 and at most 128"):

@@ -405,7 +405,7 @@ def test_a_lazy_penalty_comes_every_so_many_updates_and_counts_as_often(build_st
         for step.state.step in (0, 1, 2):
             for update in (0, 1):
                 value = step.penalty(update, real, fake, weights)
-                values[-1].append(None if value is None else float(value))
+                values[-1].append(None if value is None else value.item())
 
     assert len(set(values[0])) == 1
     once = values[0][0]
