@@ -306,7 +306,7 @@ def test_a_setting_that_matters_may_change_on_purpose_and_the_run_tells_of_it(no
     again = normlab("train", f"resume={run}", "train.until=6 steps")
 
     assert refused.exit_code == 2
-    assert "or allow_changes=[optimizer.betas]" in refused.stderr
+    assert "give allow_changes=[optimizer.betas]" in refused.stderr
     assert (taken.exit_code, again.exit_code) == (0, 0), taken.stderr + again.stderr
     (change,) = (json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines())
     assert change == {"step": 2, "key": "optimizer.betas", "before": [0.5, 0.999], "after": [0.0, 0.9]}

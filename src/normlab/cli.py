@@ -8,7 +8,15 @@ import signal
 import sys
 from types import FrameType
 
-from normlab.errors import INTERRUPTED, TERMINATED, TIME_LIMIT_REACHED, ConfigurationError, NormlabError
+from normlab.errors import (
+    INTERRUPTED,
+    TERMINATED,
+    TIME_LIMIT_REACHED,
+    ConfigurationError,
+    NormlabError,
+    ResourceError,
+    is_out_of_memory,
+)
 from normlab.registry import unknown
 
 VERBS = {
@@ -77,6 +85,9 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             logging.exception("")
+        if is_out_of_memory(error):
+            print("error: normlab: out of memory — make room, or ask for less at a time", file=sys.stderr)
+            return ResourceError.exit_code
         print(f"error: normlab: {type(error).__name__}: {error} — a bug; debug=true shows where", file=sys.stderr)
         return 1
 

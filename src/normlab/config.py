@@ -34,7 +34,10 @@ Tree = dict[str, Any]
 Duration = Annotated[Length, Unit("steps", "epochs", "images")]
 DurationOrTime = Annotated[Length, Unit("steps", "epochs", "images", "minutes")]
 Minutes = Annotated[Length, Unit("minutes")]
-FolderName = Annotated[str, Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "of letters, digits, '.', '_' and '-' alone")]
+FolderName = Annotated[
+    str,
+    Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "of letters, digits, '.', '_' and '-', the first a letter or digit"),
+]
 Device = Annotated[str, Pattern(r"auto|cpu|cuda(:\d+)?", "such as auto, cpu, cuda or cuda:1")]
 Params = Mapping[str, Any]
 

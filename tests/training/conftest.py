@@ -1,6 +1,7 @@
 """A step on a small synthetic data set, built from a configuration as a run builds it."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,16 +20,23 @@ def synthetic_dataset() -> Dataset:
     return Dataset("synthetic", images, images, None, "0" * 64, flip=False, notes=())
 
 
+@cache
+def checked(words: tuple[str, ...]) -> config.RunConfig:
+    """Return the configuration of overrides that hold; once for the same ones, since composing takes a while."""
+    tree, complaints = composition.compose([*words])
+    settings, more = config.read(tree)
+    assert not complaints + more
+    assert assemble.check(settings) == []
+    return settings
+
+
 @pytest.fixture
 def build_step() -> BuildStep:
     """Return a function from overrides to a step at step 0."""
 
     def build(*words: str) -> Step:
         small = ["train.batch_size=8", "architecture.width=4", "evaluation.features=none"]
-        tree, complaints = composition.compose([*small, *words])
-        settings, more = config.read(tree)
-        assert not complaints + more
-        assert assemble.check(settings) == []
+        settings = checked((*small, *words))
         dataset, device = synthetic_dataset(), torch.device("cpu")
         return assemble.build_step(settings, dataset, assemble.open_batches(settings, dataset, device), device)
 

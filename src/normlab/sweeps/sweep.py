@@ -34,6 +34,7 @@ def run(words: list[str], config_dir: str | None) -> int:
     plan = planning.plan(words, config_dir)
     if any(run.ended is None for run in plan.runs):
         planning.require_launcher(plan.launcher)
+    jobs = planning.jobs(plan)  # before the record, since it may refuse the launcher's settings
     outputs = config.outputs_folder().resolve()
     record = Record(outputs / ".sweep" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     record.create()
@@ -48,7 +49,7 @@ def run(words: list[str], config_dir: str | None) -> int:
         started=_now(),
         host=platform.node(),
         pid=os.getpid(),
-        runs=planning.jobs(plan),
+        runs=jobs,
     )
     with record.alive():
         watch = _Watch(record, sweep, planning.swept([run.words for run in plan.runs]))

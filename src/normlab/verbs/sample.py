@@ -15,6 +15,8 @@ from normlab.outputs.grids import save_grid
 from normlab.randomness import stream
 from normlab.verbs.arguments import Arguments, modules
 
+MOST = 100_000  # images or columns of a grid
+
 
 def run(arguments: list[str]) -> int:
     """Write a grid of samples."""
@@ -46,6 +48,6 @@ def run(arguments: list[str]) -> int:
 
 
 def count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    if not 1 <= (number := int(text)) <= MOST:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST:,}, got {number:,}")
     return number

@@ -20,7 +20,10 @@ def run(arguments: list[str]) -> int:
     known, words = parser.parse_known_args(arguments)
     if plugins := composition.plugins_of(words):
         _offer_parts_of(plugins)
-    if any(word.startswith("-") for word in words):
+    flags = [word for word in words if word.startswith("-")]
+    if flags and known.check:
+        raise ConfigurationError(flags[0], "is no flag that goes with --check", "leave it out")
+    if flags:
         composition.refuse(composition.compose([word for word in words if "=" in word], known.config_dir)[1])
         composition.hand_to_hydra(arguments, task=_refuse_to_train)
         return DONE
