@@ -235,6 +235,8 @@ def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: t
             config.train.batch_size, generator.latent_size, generator=stream(config.seed, "latents", "fit")
         ).to(device)
         generator.fit(latents)
+        if not discriminator.starts_from_data:
+            return
         with torch.no_grad(), generator.frozen_statistics():
             images = torch.cat([real.batch(0), generator(latents)])
         labels = (

@@ -177,9 +177,15 @@ class Network(nn.Module):
             if reparametrization.per_forward == per_forward:
                 reparametrization.advance(layer.layer.weight)
 
+    @property
+    def starts_from_data(self) -> bool:
+        return any(type(part).fit is not Reparametrization.fit for _, _, part in self.reparametrized())
+
     @torch.no_grad()
     def fit(self, input: Tensor, labels: Tensor | None = None) -> None:
         """Let what starts from data see a first batch, layer by layer, each behind those that have seen it."""
+        if not self.starts_from_data:
+            return
         hooks = [
             layer.layer.register_forward_hook(_fitting(layer, reparametrization))
             for _, layer, reparametrization in self.reparametrized()

@@ -10,16 +10,14 @@ from torch import Tensor, nn
 from normlab.normalizations.base import (
     TECHNIQUES,
     Elapsed,
-    Exempt,
-    Place,
     Position,
     Reparametrization,
     Technique,
     WeightLayer,
     as_matrix,
-    exempt_position,
     output_dimension,
     per_channel,
+    technique_of_weights,
 )
 from normlab.normalizations.weight import SHORTEST
 from normlab.settings import Length, NonNegativeFloat, PositiveFloat, Unit
@@ -102,15 +100,6 @@ class AdaptiveWeightNorm(Reparametrization):
         return (W.norm().view(1) if self.per_layer else W.norm(dim=1)).clamp(min=SHORTEST)
 
 
-def technique(name: str, build: Callable[[WeightLayer], Reparametrization], exempt: tuple[Position, ...]) -> Technique:
-    """Return the technique that reparametrizes every layer but those at exempt positions."""
-
-    def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization | Exempt:
-        return exempt_position(place, exempt) or build(layer)
-
-    return Technique(name=name, weight=reparametrize)
-
-
 @TECHNIQUES.register("adaptive")
 def adaptive(
     *,
@@ -128,9 +117,9 @@ def adaptive(
 
     With alpha 0 the lengths stay, which is the control for any effect of adaptation.
     """
-    return technique(
+    return technique_of_weights(
         "adaptive",
-        lambda layer: AdaptiveWeightNorm(
+        lambda layer, place: AdaptiveWeightNorm(
             layer,
             alpha=alpha,
             mode=mode,
@@ -161,9 +150,9 @@ def adaptive_literal(
 
     Without batch normalization beside it a network of some depth starts with outputs of about 1e-10: it is dead.
     """
-    return technique(
+    return technique_of_weights(
         "adaptive_literal",
-        lambda layer: AdaptiveWeightNorm(
+        lambda layer, place: AdaptiveWeightNorm(
             layer,
             alpha=alpha,
             mode=mode,

@@ -151,6 +151,17 @@ def per_channel(values: Tensor, weight: Tensor, output_dim: int) -> Tensor:
     return values.view(shape)
 
 
+def technique_of_weights(
+    name: str, build: Callable[[WeightLayer, Place], Reparametrization], exempt: tuple[Position, ...]
+) -> Technique:
+    """Return the technique that reparametrizes every layer but those at exempt positions."""
+
+    def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization | Exempt:
+        return exempt_position(place, exempt) or build(layer, place)
+
+    return Technique(name=name, weight=reparametrize)
+
+
 def exempt_position(place: Place, exempt: tuple[Position, ...]) -> Exempt | None:
     """Return the reason why a layer is exempt by its position, or None if it is not."""
     return Exempt(f"{place.position} layer of the {place.network}") if place.position in exempt else None

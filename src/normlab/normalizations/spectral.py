@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from normlab.normalizations.base import (
     TECHNIQUES,
-    Exempt,
     Place,
     Position,
     Reparametrization,
     Technique,
     WeightLayer,
     as_matrix,
-    exempt_position,
     output_dimension,
+    technique_of_weights,
 )
 from normlab.settings import Misfit, PositiveFloat, PositiveInt
 
@@ -226,10 +225,7 @@ def technique(
 ) -> Technique:
     """Return the technique that reparametrizes every layer but those at exempt positions, and so bounds the score."""
 
-    def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization | Exempt:
-        return exempt_position(place, exempt) or build(layer, place)
-
-    return Technique(name=name, weight=reparametrize, bounds_discriminator=not exempt)
+    return replace(technique_of_weights(name, build, exempt), bounds_discriminator=not exempt)
 
 
 @TECHNIQUES.register("spectral")

@@ -5,16 +5,14 @@ from torch import Tensor, nn
 
 from normlab.normalizations.base import (
     TECHNIQUES,
-    Exempt,
-    Place,
     Position,
     Reparametrization,
     Technique,
     WeightLayer,
     as_matrix,
-    exempt_position,
     output_dimension,
     per_channel,
+    technique_of_weights,
 )
 from normlab.settings import PositiveFloat
 
@@ -93,28 +91,16 @@ class StrictWeightNorm(Reparametrization):
 @TECHNIQUES.register("weight")
 def weight(*, exempt: tuple[Position, ...] = ()) -> Technique:
     """Weight normalization with learned lengths on every layer of the network (Salimans & Kingma 2016)."""
-
-    def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization | Exempt:
-        return exempt_position(place, exempt) or WeightNorm(layer)
-
-    return Technique(name="weight", weight=reparametrize)
+    return technique_of_weights("weight", lambda layer, place: WeightNorm(layer), exempt)
 
 
 @TECHNIQUES.register("weight_datainit")
 def weight_datainit(*, exempt: tuple[Position, ...] = ()) -> Technique:
     """Weight normalization whose lengths and biases start from a first batch (Salimans & Kingma 2016, section 3)."""
-
-    def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization | Exempt:
-        return exempt_position(place, exempt) or FittedWeightNorm(layer)
-
-    return Technique(name="weight_datainit", weight=reparametrize)
+    return technique_of_weights("weight_datainit", lambda layer, place: FittedWeightNorm(layer), exempt)
 
 
 @TECHNIQUES.register("weight_strict")
 def weight_strict(*, length: PositiveFloat = 1.0, exempt: tuple[Position, ...] = ()) -> Technique:
     """Weight normalization with one constant length for every output channel (Xiang & Li 2017, eq. 4, for length 1)."""
-
-    def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization | Exempt:
-        return exempt_position(place, exempt) or StrictWeightNorm(layer, length)
-
-    return Technique(name="weight_strict", weight=reparametrize)
+    return technique_of_weights("weight_strict", lambda layer, place: StrictWeightNorm(layer, length), exempt)
