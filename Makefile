@@ -13,7 +13,7 @@ demo: $(READY) ## compare three normalizations on the embedded digits (a few min
 	$(BIN)/normlab train -m normalization=none,batch,spectral name=demo train.until='20 epochs'
 
 test: $(READY) ## run every test (about 10 minutes of 2 cores)
-	$(BIN)/pytest -n 2 -m ''
+	$(BIN)/pytest -n 3 -m ''
 
 faults: $(READY) ## kill, damage and mislead it some 2,300 times; goes on where it stopped
 	$(BIN)/python -m tests.faults

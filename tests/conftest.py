@@ -15,7 +15,11 @@ import torch
 from normlab import cli
 
 # Here once, and not in every command line that is forked from this process.
-for name in ("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify", "torch.utils.tensorboard"):
+for name in (
+    *("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify"),
+    # What they import when it is needed; torch's compiler is what the first optimizer brings.
+    *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.image.fid", "torchmetrics.image.inception"),
+):
     importlib.import_module(name)
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"

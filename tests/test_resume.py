@@ -31,7 +31,7 @@ from .conftest import Command, result, start
 ALL = ["none", "batch", "instance", "layer", "group", "weight", "spectral"]
 # A run of some seconds that saves, evaluates and samples often: every few steps something can be interrupted.
 BUSY = [
-    "architecture.width=16",
+    "architecture.width=8",
     "train.batch_size=16",
     "train.until=60 steps",
     "every.log=5 steps",
@@ -104,7 +104,8 @@ def kill_beyond(step: int, seconds: float, outputs: Path, *words: str) -> int:
 def test_killed_and_started_again_a_run_ends_in_the_same_state(
     normlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: str, ema: str
 ) -> None:
-    words = ["train", f"normalization=both/{technique}", f"ema={ema}", *BUSY]
+    width = 16 if technique == "group" else 8  # a group has 16 channels
+    words = ["train", f"normalization=both/{technique}", f"ema={ema}", *BUSY, f"architecture.width={width}"]
     monkeypatch.setenv("NORMLAB_OUTPUTS", str(tmp_path / "straight"))
     assert normlab(*words).exit_code == 0
     monkeypatch.setenv("NORMLAB_OUTPUTS", str(tmp_path / "killed"))

@@ -9,7 +9,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from normlab.data.images import Dataset
 from normlab.data.sources import DATASETS
 from normlab.errors import DataError
-from normlab.evaluation.features import INCEPTION_FILE, InceptionFeatures, open_features
+from normlab.evaluation.features import open_features
+from normlab.evaluation.inception import INCEPTION_FILE, InceptionFeatures
 from normlab.randomness import stream
 
 CPU = torch.device("cpu")

@@ -35,7 +35,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ["NORMLAB_CACHE"] = str((options.out / "cache").resolve())
     record = options.out / "trials.jsonl"
-    wanted = [(kind, number) for kind in options.kind or KINDS for number in range(trials(kind, options.short))]
+    wanted = [(kind, number) for kind in options.kind or KINDS for number in numbers(kind, options.short)]
     done = {(row["kind"], row["number"]) for row in rows(record) if row["ok"]}
     make([trial for trial in wanted if trial not in done], options.out.resolve(), record, options.jobs)
     outcomes = [row for row in rows(record) if (row["kind"], row["number"]) in wanted]
@@ -48,9 +48,10 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def trials(kind: str, short: bool) -> int:
+def numbers(kind: str, short: bool) -> range:
+    """Return the numbers of a kind's trials: all, or a few that do not start cold."""
     module = importlib.import_module(f"tests.faults.{kind}")
-    return int(module.SHORT if short else module.FULL)
+    return range(1, 1 + module.SHORT) if short else range(module.FULL)
 
 
 def make(wanted: list[tuple[str, int]], out: Path, record: Path, jobs: int) -> None:
@@ -105,7 +106,7 @@ def summary(outcomes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             "kind": kind,
             "trials": len(made),
             "held": sum(row["ok"] for row in made),
-            "cold": sum(starts_cold(row["number"], trials(kind, short=False)) for row in made),
+            "cold": sum(starts_cold(row["number"], len(numbers(kind, short=False))) for row in made),
             "figures": ", ".join(f"{value:.4g} {name}" for name, value in totals(made).items()),
             "seconds": round(sum(row["seconds"] for row in made)),
         }

@@ -22,7 +22,11 @@ from normlab import cli
 # Every command line is forked from one process that has imported all that a run imports, but for those of the trials
 # that start cold.
 COLD = 10  # trials of each kind, when all are made
-for name in ("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify", "torch.utils.tensorboard"):
+for name in (
+    *("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify"),
+    # What they import when it is needed; torch's compiler is what the first optimizer brings.
+    *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.image.fid", "torchmetrics.image.inception"),
+):
     importlib.import_module(name)
 torch.set_num_threads(1)
 

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.__main__ import KINDS, trials
+from tests.faults.__main__ import KINDS, numbers
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "number"), [(kind, number) for kind in KINDS for number in range(trials(kind, short=True))]
-)
+@pytest.mark.parametrize(("kind", "number"), [(kind, number) for kind in KINDS for number in numbers(kind, short=True)])
 def test_a_fault_costs_nothing(kind: str, number: int, tmp_path: Path) -> None:
     importlib.import_module(f"tests.faults.{kind}").trial(number, tmp_path / "trial")

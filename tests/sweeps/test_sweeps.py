@@ -30,7 +30,7 @@ def states(outputs: Path) -> dict[str, str]:
 def test_a_sweep_over_techniques_trains_each_in_the_discriminator_and_in_both_networks(
     normlab: Command, outputs: Path
 ) -> None:
-    names = ["none", "batch", "instance", "layer", "group", "weight", "spectral"]
+    names = ["none", "batch", "weight", "spectral"]
     discriminator = normlab("train", "-m", f"normalization={','.join(names)}", *QUICK)
     both = normlab("train", "-m", f"normalization={','.join(f'both/{name}' for name in names)}", *QUICK)
 
@@ -131,14 +131,14 @@ def test_launchers_run_a_study_and_the_same_command_does_what_is_missing(
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the launchers are the extra 'cluster'")
     pytest.importorskip("submitit", reason="the launchers are the extra 'cluster'")
-    command = ["train", "-m", f"hydra/launcher={launcher}", "normalization=none,batch", "seed=0,1", *QUICK]
+    command = ["train", "-m", f"hydra/launcher={launcher}", "normalization=none,batch", *QUICK]
     first = normlab(*command)
-    shutil.rmtree(next(outputs.glob("*/*D.batch*seed1*")))
+    shutil.rmtree(next(outputs.glob("*/*D.batch*")))
     second = normlab(*command)
 
     assert (first.exit_code, second.exit_code) == (0, 0), first.stdout + first.stderr
-    assert list(states(outputs).values()) == ["done"] * 4
-    assert [run["pid"] is None for run in records(outputs)[1]["runs"]] == [True, True, True, False]
+    assert list(states(outputs).values()) == ["done"] * 2
+    assert [run["pid"] is None for run in records(outputs)[1]["runs"]] == [True, False]
     assert {run["threads"] for run in records(outputs)[0]["runs"]} == {1}
     assert processes(outputs) == []
 

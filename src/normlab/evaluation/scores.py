@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.inception import InceptionScore
+
+# torchmetrics takes most of a second to import, so only the functions that need it do.
 
 SPLITS = 10
 
@@ -43,6 +43,8 @@ def frechet_distance(real: Moments, fake: Moments) -> float:
     On Inception-2015 features it is the FID. Both sets need two features or more. With fewer than dimensions it is
     biased, and for nearly equal sets inexact: rounding then leaves more than the distance itself.
     """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     distance = FrechetInceptionDistance(_AsTheyAre(real.dimensions))
     # An empty update makes the result float64; the states below are what updates with the features would leave.
     distance.update(torch.empty(0, real.dimensions, dtype=torch.float64), real=True)
@@ -59,6 +61,8 @@ def classifier_score(logits: Iterable[Tensor], splits: int = SPLITS) -> float:
     logits: batches [n, classes]. The mean over `splits` parts of the samples in a fixed random order; by torchmetrics,
     in float64. On Inception-2015 logits without bias it is the Inception score.
     """
+    from torchmetrics.image.inception import InceptionScore
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `InceptionScore` will save")
         score = InceptionScore(_AsTheyAre(), splits=splits)
