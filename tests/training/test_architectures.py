@@ -290,6 +290,17 @@ def test_initialisations_have_the_spread_that_they_are_named_for(layer: WeightLa
     torch.testing.assert_close(gram, torch.eye(len(gram)).double(), rtol=0, atol=1e-5)
 
 
+def test_residual_branches_may_have_a_gain_of_their_own() -> None:
+    pairs = [build("sngan_resnet", {"width": 4}, ImageSpec(3, 32, 32), "none") for _ in range(2)]
+    for pair, params in zip(pairs, ({}, {"residual_gain": 2.0}), strict=True):
+        for network in pair:
+            initialise(network, INITIALISATIONS.build("xavier", params), 0, "test")
+    for usual, gained in zip(*pairs, strict=True):
+        for (name, before), (_, after) in zip(usual.layers(), gained.layers(), strict=True):
+            factor = 2 if ".residual." in name else 1
+            assert torch.equal(after.layer.weight, factor * before.layer.weight), name
+
+
 def keep(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         seen[name] = output

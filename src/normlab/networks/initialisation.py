@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from normlab.networks.blocks import Residual
 from normlab.networks.network import Network
 from normlab.normalizations.activation import GAINED
 from normlab.normalizations.base import Reparametrization, WeightLayer, as_matrix, output_dimension
@@ -18,9 +19,13 @@ Draw = Callable[[WeightLayer, torch.Generator], Tensor]
 
 
 class Initialisation(NamedTuple):
-    """How the weight of a layer is drawn, and the spread of the gains of activation norms around 1."""
+    """How the weight of a layer is drawn, what it is multiplied by in a residual branch, and how gains spread around 1.
+
+    The gains are those of activation norms.
+    """
 
     weight: Draw
+    residual_gain: float = 1.0
     gain_spread: float = 0.0
 
 
@@ -63,14 +68,18 @@ def kaiming(*, gain: PositiveFloat = 2**0.5) -> Initialisation:
 
 
 @INITIALISATIONS.register("xavier")
-def xavier(*, gain: PositiveFloat = 1.0) -> Initialisation:
-    """Weights from U(-b, b), b = gain sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, eq. 16)."""
+def xavier(*, gain: PositiveFloat = 1.0, residual_gain: PositiveFloat = 1.0) -> Initialisation:
+    """Weights from U(-b, b), b = gain sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, eq. 16).
+
+    residual_gain: a further factor of the weights in residual branches, not in shortcuts; sqrt(2) in the code of
+        Miyato et al. 2018.
+    """
 
     def draw(layer: WeightLayer, rng: torch.Generator) -> Tensor:
         bound = gain * (6 / sum(fans(layer))) ** 0.5
         return bound * (2 * torch.rand(layer.weight.shape, generator=rng) - 1)
 
-    return Initialisation(draw)
+    return Initialisation(draw, residual_gain)
 
 
 @INITIALISATIONS.register("orthogonal")
@@ -97,6 +106,8 @@ def initialise(network: Network, initialisation: Initialisation, seed: int, purp
     Each parameter has a random stream of its own, named after it and drawn on the CPU: networks that differ in their
     technique share every draw that they have in common. The state of reparametrizations follows from the weights.
     """
+    blocks = [module for module in network.body.modules() if isinstance(module, Residual)]
+    in_branches = {module for block in blocks for module in block.residual.modules()}
     for name, module in network.body.named_modules():
         for parameter_name, parameter in module.named_parameters(recurse=False):
             rng = stream(seed, purpose, f"{name}.{parameter_name}")
@@ -105,7 +116,8 @@ def initialise(network: Network, initialisation: Initialisation, seed: int, purp
             if parameter_name == "bias":
                 parameter.zero_()
             elif isinstance(module, WeightLayer):
-                parameter.copy_(initialisation.weight(module, rng))
+                gain = initialisation.residual_gain if module in in_branches else 1.0
+                parameter.copy_(gain * initialisation.weight(module, rng))
             elif isinstance(module, GAINED) and parameter_name in ("weight", "gain"):
                 parameter.copy_(1 + initialisation.gain_spread * torch.randn(parameter.shape, generator=rng))
     for name, layer in network.layers():
