@@ -65,6 +65,7 @@ CONDITIONAL = ["architecture=sngan_resnet", "architecture.conditional=true"]
 BESIDE = {
     ("dataset", "gaussians"): ["architecture=mlp"],
     ("penalty", "spectral_regularization"): ["normalization=none"],
+    ("constraint", "clip"): ["normalization=none"],
     ("technique", "conditional_batch"): [*CONDITIONAL, "normalization.generator=conditional_batch"],
 }
 

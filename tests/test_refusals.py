@@ -78,7 +78,13 @@ QUICK = ["evaluation.features=none", "architecture.width=4", "train.until=2 step
         (["penalty=[r1,r7]"], "penalty", "'r7' is not known"),
         (["normalization=batch", "penalty=wgan_gp"], "penalty.wgan_gp", "choose layer, instance or none for"),
         (["loss=wasserstein", "normalization=none"], "loss", "add penalty=wgan_gp, constraint=clip or"),
+        (
+            ["loss=wasserstein", "normalization=none", "penalty=r1", "penalty.r1.weight=0"],
+            "loss",
+            "add penalty=wgan_gp",
+        ),
         (["penalty=spectral_regularization"], "penalty.spectral_regularization", "choose one of the two"),
+        (["constraint=clip", "normalization=adaptive"], "constraint", "choose none or an activation norm"),
         (["normalization.generator=gradient"], "normalization.generator", "give the discriminator it"),
         (
             ["normalization.generator=conditional_batch"],
@@ -105,6 +111,21 @@ def test_a_wrong_setting(normlab: Command, outputs: Path, words: list[str], key:
     assert says in line
     assert " — " in line
     assert not outputs.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["loss=wasserstein", "normalization=weight_strict"],
+        ["loss=wasserstein", "normalization=adaptive", "normalization.discriminator.alpha=0"],
+        ["loss=wasserstein", "normalization=adaptive", "normalization.discriminator.most=2"],
+        ["penalty=spectral_regularization", "normalization=spectral_gamma"],
+        ["penalty=spectral_regularization", "normalization=weight_strict"],
+    ],
+    ids=" ".join,
+)
+def test_what_makes_sense_is_not_refused(normlab: Command, words: list[str]) -> None:
+    assert normlab("train", "--check", *words).exit_code == 0
 
 
 def test_all_that_is_wrong_is_said_at_once(normlab: Command, outputs: Path) -> None:

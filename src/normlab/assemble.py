@@ -54,7 +54,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 LARGEST_SIDE = 1000  # of images that a run's folder may claim to have been trained on
 # The spread of a discriminator's scores over a batch below which its gradients are lost beside Adam's eps of 1e-8.
-DEAD_SPREAD = 1e-5
+DEAD_SPREAD = 1e-6
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -441,7 +441,8 @@ def _check_sense(config: RunConfig) -> list[Complaint]:
     penalties = {name: PENALTIES.build(name, params) for name, params in config.penalty.items()}
     constraint = CONSTRAINTS.build(config.constraint.name, config.constraint.params)
     loss = LOSSES.build(config.loss.name, config.loss.params)
-    bounded = technique.bounds_discriminator or constraint is not None
+    penalized = any(penalty.bounds_discriminator and penalty.weight > 0 for penalty in penalties.values())
+    bounded = technique.bounds_discriminator or constraint is not None or penalized
     found: list[tuple[str, str, str]] = []
     for name, penalty in penalties.items():
         if penalty.per_image and technique.couples_images:
@@ -452,10 +453,13 @@ def _check_sense(config: RunConfig) -> list[Complaint]:
                     "choose layer, instance or none for normalization.discriminator",
                 )
             )
-    if "spectral_regularization" in penalties and "spectral" in technique.name:
+    if "spectral_regularization" in penalties and technique.fixes_sigma:
         problem = f"has nothing to move where {technique.name} normalization fixes the norms"
         found.append(("penalty.spectral_regularization", problem, "choose one of the two"))
-    if loss.needs_bound and not bounded and not any(penalty.bounds_discriminator for penalty in penalties.values()):
+    if constraint is not None and technique.reparametrizes:
+        problem = f"clips raw weights, and {technique.name} normalization makes effective ones of whatever size"
+        found.append(("constraint", problem, "choose none or an activation norm for normalization.discriminator"))
+    if loss.needs_bound and not bounded:
         problem = f"nothing bounds the discriminator, whose {config.loss.name} loss then falls without end"
         found.append(("loss", problem, "add penalty=wgan_gp, constraint=clip or normalization=spectral"))
     if config.architecture.params.get("conditional") and names["generator"] != "conditional_batch":

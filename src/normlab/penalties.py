@@ -7,14 +7,14 @@ technique reparametrizes. All are in float32.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from normlab.registry import Registry
-from normlab.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from normlab.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 Score = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -43,7 +43,7 @@ class Update(NamedTuple):
 
 @dataclass(frozen=True)
 class Penalty:
-    """A term of the discriminator's loss, times `weight`; every `every`-th update, and then `every` times.
+    """A term of the discriminator's loss, times `weight`; in every `every`-th update, and then `every` times.
 
     per_image: whether it is defined by what the score of an image alone is, so that nothing may couple the images of a
     batch.  bounds_discriminator: as with a technique.
@@ -108,7 +108,7 @@ def dragan(
     *,
     weight: NonNegativeFloat = 10.0,
     target: PositiveFloat = 1.0,
-    spread: Annotated[float, Range(above=0)] = 0.5,
+    spread: PositiveFloat = 0.5,
     every: PositiveInt = 1,
 ) -> Penalty:
     """weight E[(|grad D(x)| - target)^2] around real images (Kodali et al. 2017, section 2.3).

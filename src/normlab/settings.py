@@ -95,6 +95,10 @@ class Unit:
         return "in " + " or ".join(self.units)
 
 
+# Over how much of the training something changes; null is the run's whole length.
+Horizon = Annotated[Length, Unit("steps", "epochs", "images")] | None
+
+
 class Misfit(ValueError):
     """A value that a setting does not allow; `problem` says what it is, `remedy` what it should be."""
 

@@ -63,9 +63,9 @@ def test_exemptions_can_be_given(name: str) -> None:
     technique = TECHNIQUES.build(name, {"exempt": ["hidden"], **({"channels_per_group": 4} if name == "group" else {})})
     layer = torch.nn.Conv2d(3, 8, 3)
     for position in ("first", "hidden", "last"):
-        place = Place("discriminator", position, 8, 6)
+        place = Place("generator", position, 8, 6)
         found = technique.activation(place) if name in OVER else technique.weight(layer, place)
-        assert (found == Exempt("hidden layer of the discriminator")) == (position == "hidden")
+        assert (found == Exempt("hidden layer of the generator")) == (position == "hidden")
         assert isinstance(found, torch.nn.Module) == (position != "hidden")
 
 

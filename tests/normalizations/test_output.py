@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from normlab.networks.network import Generator
 from normlab.normalizations import TECHNIQUES
-from normlab.normalizations.base import Place
 from normlab.normalizations.output import gradient_normalized
 from normlab.settings import Misfit
 
@@ -46,7 +46,12 @@ def test_i22_a_larger_score_is_the_same_score() -> None:
 
 
 def test_a_score_of_0_without_a_slope_is_0() -> None:
-    assert torch.equal(gradient_normalized(lambda x: 0 * x.flatten(1).sum(dim=1))(images()), torch.zeros(8))
+    bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    scores = gradient_normalized(lambda x: 0 * x.flatten(1).sum(dim=1) + bias)(images())
+    (gradient,) = torch.autograd.grad(scores.sum(), bias)
+
+    assert torch.equal(scores, torch.zeros(8))
+    assert gradient.abs() <= 8  # one for each image, and not one over the smallest size
 
 
 def test_it_is_computed_where_gradients_are_switched_off() -> None:
@@ -66,4 +71,4 @@ def test_a_gradient_reaches_the_parameters_and_the_image() -> None:
 
 def test_a_generator_is_refused() -> None:
     with pytest.raises(Misfit, match="a generator has none"):
-        TECHNIQUES.build("gradient", {}).weight(nn.Linear(2, 2), Place("generator", "hidden", 2, 1))
+        Generator(nn.Linear(2, 2), TECHNIQUES.build("gradient", {}), 2)

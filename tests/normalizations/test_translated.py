@@ -59,6 +59,17 @@ def test_strict_layers_have_neither_gain_nor_bias_and_the_last_one_has_both() ->
     assert last.bias is not None
 
 
+def test_layers_may_be_affine_by_their_position() -> None:
+    technique = TECHNIQUES.build("weight_translated", {"affine": ["first"]})
+    layers = [nn.Linear(7, 5) for _ in range(3)]
+    for layer, position in zip(layers, ("first", "hidden", "last"), strict=True):
+        part = technique.weight(layer, Place("generator", position, 5, 1))
+        assert isinstance(part, nn.Module)
+        assert len(list(part.parameters())) == (position == "first")
+
+    assert [layer.bias is None for layer in layers] == [False, True, True]
+
+
 def test_i17_tprelu_is_prelu_around_a_threshold() -> None:
     x = torch.linspace(-3, 3, 50).double().view(10, 5)
     plain = TranslatedPReLU(5).double()
@@ -78,11 +89,14 @@ def test_i17_tprelu_is_prelu_around_a_threshold() -> None:
 
 def test_i17_an_ended_slope_still_has_a_gradient_in_the_input() -> None:
     part = TranslatedPReLU(1).double()
+    part.slope.data.fill_(1.5)  # beyond its end, at 1
     x = torch.tensor([[-1.0], [2.0]]).double().requires_grad_()
     part(x).sum().backward()
 
     assert x.grad is not None
-    torch.testing.assert_close(x.grad.flatten(), torch.tensor([0.25, 1.0]).double())
+    assert part.slope.grad is not None
+    torch.testing.assert_close(x.grad.flatten(), torch.tensor([1.0, 1.0]).double())
+    assert part.slope.grad.item() == 0
 
 
 def test_i18_the_shares_of_an_addition_have_length_1_and_begin_with_the_shortcut() -> None:

@@ -40,7 +40,7 @@ def test_rows_of_the_matrix_are_output_channels(layer: WeightLayer) -> None:
 def test_weight_norm_keeps_the_function_at_the_start(layer: WeightLayer) -> None:
     norm = reparametrize("weight", layer)
 
-    torch.testing.assert_close(norm(layer.weight), layer.weight)
+    torch.testing.assert_close(norm(layer.weight), layer.weight, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
@@ -49,7 +49,7 @@ def test_weight_norm_gives_each_output_channel_the_learned_length(layer: WeightL
     assert isinstance(norm, WeightNorm)
     norm.g.data = torch.linspace(0.5, 3, 5, dtype=torch.float64)
 
-    torch.testing.assert_close(matrix(layer, norm(layer.weight)).norm(dim=1), norm.g.detach())
+    torch.testing.assert_close(matrix(layer, norm(layer.weight)).norm(dim=1), norm.g.detach(), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
@@ -62,8 +62,8 @@ def test_weight_norm_equals_torchs_with_the_right_axis(layer: WeightLayer) -> No
     (expected.weight * target).sum().backward()
 
     theirs = expected.parametrizations.weight
-    torch.testing.assert_close(ours[0], theirs.original1.grad)
-    torch.testing.assert_close(ours[1], theirs.original0.grad.flatten())
+    torch.testing.assert_close(ours[0], theirs.original1.grad, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours[1], theirs.original0.grad.flatten(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
@@ -73,6 +73,17 @@ def test_the_gradient_of_weight_norm_is_orthogonal_to_each_channel(layer: Weight
 
     along = (matrix(layer, layer.weight.grad) * matrix(layer, layer.weight)).sum(dim=1)
     torch.testing.assert_close(along, torch.zeros_like(along), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
+def test_i13_a_step_of_gradient_descent_lengthens_the_direction(layer: WeightLayer) -> None:
+    norm = reparametrize("weight", layer)
+    effective = norm(layer.weight)
+    (gradient,) = torch.autograd.grad((effective * torch.randn_like(effective)).sum(), layer.weight)
+    before, move = (matrix(layer, each).square().sum(dim=1) for each in (layer.weight, 0.3 * gradient))
+
+    after = matrix(layer, layer.weight - 0.3 * gradient).square().sum(dim=1)
+    torch.testing.assert_close(after, before + move, rtol=1e-12, atol=0)
 
 
 def test_weight_norm_leaves_a_channel_of_zeros_at_zero() -> None:
@@ -127,7 +138,7 @@ def test_the_gradient_of_spectral_norm_is_the_papers_formula(layer: WeightLayer)
     W, G = matrix(layer, layer.weight.detach()), matrix(layer, direction)
     sigma = norm.u @ W @ norm.v
     expected = (G - (G * W / sigma).sum() * torch.outer(norm.u, norm.v)) / sigma
-    torch.testing.assert_close(matrix(layer, layer.weight.grad), expected)
+    torch.testing.assert_close(matrix(layer, layer.weight.grad), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_one_advance_is_the_given_number_of_iterations() -> None:
@@ -152,3 +163,20 @@ def test_the_graph_survives_an_advance() -> None:
 
     effective.sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
+def test_strict_weight_norm_has_the_given_length_whatever_the_weight(layer: WeightLayer) -> None:
+    layer.double()
+    part = TECHNIQUES.build("weight_strict", {"length": 0.1}).weight(layer, PLACE)
+    assert isinstance(part, Reparametrization)
+    effective = part(layer.weight)
+    (gradient,) = torch.autograd.grad((effective * torch.randn_like(effective)).sum(), layer.weight)
+    along = (matrix(layer, gradient) * matrix(layer, layer.weight)).sum(dim=1)
+
+    # I10 and I11, to rounding in float64.
+    torch.testing.assert_close(
+        matrix(layer, effective).norm(dim=1), torch.full((5,), 0.1, dtype=torch.float64), rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(part(7 * layer.weight), effective, rtol=1e-12, atol=0)
+    torch.testing.assert_close(along, torch.zeros_like(along), rtol=0, atol=1e-12)

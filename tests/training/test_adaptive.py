@@ -45,6 +45,36 @@ def test_t3_with_alpha_0_the_lengths_stay_and_the_directions_move(build_step: Bu
             torch.testing.assert_close(matrix.norm(dim=1), torch.ones(len(matrix)), rtol=0, atol=1e-6)
 
 
+def test_t4_and_t11_in_a_step_the_lengths_follow_the_whole_loss_at_the_weights_of_the_pass(
+    build_step: BuildStep,
+) -> None:
+    step = build_step(
+        "normalization=adaptive", "penalty=r1", "train.until=4 steps", "normalization.discriminator.alpha=0.5"
+    )
+    step.take()
+    discriminator = step.state.discriminator
+    weights = discriminator.effective_weights()
+    real = step.real_batch(step.state.images_seen)
+    with torch.no_grad(), step.state.generator.frozen_statistics():
+        fake = step.generate("discriminator 0", step.state.generator.effective_weights())
+    loss = step.loss.discriminator(discriminator(real.images, weights), discriminator(fake.images, weights))
+    penalty = step.penalty(0, real, fake, weights)
+    assert penalty is not None
+    gradients = torch.autograd.grad(loss + penalty, list(weights.values()))
+    expected: list[torch.Tensor] = []
+    for G, (_, layer, part) in zip(gradients, discriminator.reparametrized(), strict=True):
+        W = as_matrix(layer.layer.weight, output_dimension(layer.layer)).detach()
+        V = W / W.norm(dim=1, keepdim=True)
+        along = (as_matrix(G, output_dimension(layer.layer)) * V).sum(dim=1)
+        expected.append(part.S.detach() - 0.5 * (1 - 1 / 4) * along)  # one of four steps has passed
+    before = lengths(step, "discriminator")
+    step.update_discriminator(0)
+
+    for old, new, formula in zip(before, lengths(step, "discriminator"), expected, strict=True):
+        torch.testing.assert_close(new, formula, rtol=1e-5, atol=1e-6)  # both in float32
+        assert (new - old).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("mode", [*MODES, "learned"])
 def test_t9_the_optimizer_has_the_lengths_only_where_it_learns_them(build_step: BuildStep, mode: str) -> None:
     step = build_step("normalization=adaptive", f"normalization.discriminator.mode={mode}")

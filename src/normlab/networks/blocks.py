@@ -9,6 +9,10 @@ from normlab.networks.network import ImageSpec, Normalization, NormalizedLayer, 
 from normlab.normalizations.base import Labelled, Place, Position, Technique, WeightLayer
 from normlab.settings import Misfit
 
+# Why no activation norm stands behind some layers of residual networks.
+NORMALIZED_AT_ENTRANCES = "blocks are normalized at their entrance"
+IN_A_SHORTCUT = "a shortcut"
+
 
 class Layers:
     """Makes the layers of one network under its technique."""

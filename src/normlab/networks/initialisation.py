@@ -49,6 +49,10 @@ def _normal(spread: Callable[[WeightLayer], float]) -> Draw:
     return lambda layer, rng: spread(layer) * torch.randn(layer.weight.shape, generator=rng)
 
 
+def _by_fan_in(gain: float) -> Initialisation:
+    return Initialisation(_normal(lambda layer: gain / fans(layer)[0] ** 0.5))
+
+
 @INITIALISATIONS.register("dcgan")
 def dcgan(*, std: PositiveFloat = 0.02) -> Initialisation:
     """Weights from N(0, std), gains of activation norms from N(1, std) (Radford et al. 2016, section 4)."""
@@ -58,13 +62,13 @@ def dcgan(*, std: PositiveFloat = 0.02) -> Initialisation:
 @INITIALISATIONS.register("lecun")
 def lecun(*, gain: PositiveFloat = 1.0) -> Initialisation:
     """Weights from N(0, gain^2 / fan_in) (LeCun et al. 1998)."""
-    return Initialisation(_normal(lambda layer: gain / fans(layer)[0] ** 0.5))
+    return _by_fan_in(gain)
 
 
 @INITIALISATIONS.register("kaiming")
 def kaiming(*, gain: PositiveFloat = 2**0.5) -> Initialisation:
     """Weights from N(0, gain^2 / fan_in), gain sqrt(2) for ReLU (He et al. 2015, eq. 10)."""
-    return Initialisation(_normal(lambda layer: gain / fans(layer)[0] ** 0.5))
+    return _by_fan_in(gain)
 
 
 @INITIALISATIONS.register("xavier")

@@ -24,7 +24,7 @@ def mlp(image: ImageSpec, *, width: Size = 128, depth: Size = 3, latent_size: Si
             body.append(layers.layer(linear, "hidden" if level else "first", shape=(width, 1, 1)))
             body.append(layers.nonlinearity(width, 1, nn.ReLU()))
             body.append(nn.Flatten())
-        body.append(layers.layer(nn.Linear(width, pixels), "last", shape=shape))
+        body.append(layers.layer(nn.Linear(width, pixels), "last", image.height, shape=shape))
         return Generator(body, technique, latent_size)
 
     def discriminator(technique: Technique) -> Network:

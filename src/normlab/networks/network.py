@@ -19,9 +19,10 @@ from normlab.normalizations.base import (
     Technique,
     WeightLayer,
     keep_activation,
+    keep_output,
 )
 from normlab.registry import Registry
-from normlab.settings import Range
+from normlab.settings import Misfit, Range
 
 Weights = dict[str, Tensor]
 Size = Annotated[int, Range(least=1, most=100_000)]
@@ -47,7 +48,7 @@ class NormalizedLayer(Labelled):
     """A weight layer with what its technique makes of it: a reparametrized weight, a module behind it, or neither.
 
     shape: what each row of the output of a linear layer is brought to before a module follows, [c, h, w].
-    followed: whether an activation norm may stand behind this layer, or only behind its block.
+    bare: why no activation norm may stand behind this layer; None where one may.
     """
 
     reparametrization: Reparametrization | None
@@ -60,16 +61,16 @@ class NormalizedLayer(Labelled):
         place: Place,
         *,
         shape: tuple[int, int, int] | None = None,
-        followed: bool = True,
+        bare: str | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer
         self.place = place
         self.shape = shape
         weight = technique.weight(layer, place)
-        activation = technique.activation(place) if followed else None
-        if not followed and technique.activation is not keep_activation:
-            activation = Exempt("normalized behind its block, if at all")
+        activation = technique.activation(place) if bare is None else None
+        if bare is not None and technique.activation is not keep_activation:
+            activation = Exempt(bare)
         self.exempt = next((part.reason for part in (weight, activation) if isinstance(part, Exempt)), None)
         self.technique = None if self.exempt else technique.name
         self.reparametrization = None if isinstance(weight, Exempt) else weight
@@ -147,7 +148,7 @@ class Network(nn.Module):
 
     def effective_weights(self) -> Weights:
         """Return the effective weights by parameter name, in float32, for the layers whose weight is reparametrized."""
-        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+        with self._in_float32():
             return {name: layer.effective_weight() for name, layer, _ in self.reparametrized()}
 
     def weights_of_pass(self, previous: Weights | None = None) -> Weights:
@@ -173,9 +174,13 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def _advance(self, per_forward: bool) -> None:
-        for _, layer, reparametrization in self.reparametrized():
-            if reparametrization.per_forward == per_forward:
-                reparametrization.advance(layer.layer.weight)
+        with self._in_float32():
+            for _, layer, reparametrization in self.reparametrized():
+                if reparametrization.per_forward == per_forward:
+                    reparametrization.advance(layer.layer.weight)
+
+    def _in_float32(self) -> torch.autocast:
+        return torch.autocast(next(self.parameters()).device.type, enabled=False)
 
     @property
     def starts_from_data(self) -> bool:
@@ -216,9 +221,15 @@ def _fitting(layer: NormalizedLayer, reparametrization: Reparametrization) -> Ca
 
 
 class Generator(Network):
-    """A network from latents [n, latent_size] to images [n, c, h, w] in [-1, 1]."""
+    """A network from latents [n, latent_size] to images [n, c, h, w] in [-1, 1].
+
+    Raises Misfit for a technique that is of a score.
+    """
 
     def __init__(self, body: nn.Module, technique: Technique, latent_size: int, classes: int | None = None) -> None:
+        if technique.output is not keep_output:
+            problem = f"{technique.name} normalization is of a score, and a generator has none"
+            raise Misfit(problem, "give the discriminator it")
         super().__init__(body, technique, classes)
         self.latent_size = latent_size
 

@@ -4,7 +4,16 @@ from typing import NamedTuple
 
 from torch import nn
 
-from normlab.networks.blocks import Layers, Residual, SumPool, Upsample, labels_of, score
+from normlab.networks.blocks import (
+    IN_A_SHORTCUT,
+    NORMALIZED_AT_ENTRANCES,
+    Layers,
+    Residual,
+    SumPool,
+    Upsample,
+    labels_of,
+    score,
+)
 from normlab.networks.network import ARCHITECTURES, Architecture, Generator, ImageSpec, Network, Size, Stack
 from normlab.normalizations.base import Technique
 from normlab.settings import Misfit
@@ -26,7 +35,7 @@ class Form(NamedTuple):
 FORMS = {
     32: Form(128, (2, 2, 2, 2), (1, 1, 1, 1), halving=2),
     48: Form(64, (8, 4, 2, 1), (1, 2, 4, 8, 16), halving=4),
-    64: Form(64, (16, 8, 4, 2, 1), (1, 2, 4, 8, 16), halving=4),
+    64: Form(64, (16, 8, 4, 2, 1), (1, 2, 4, 8, 16), halving=5),
     128: Form(64, (16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), halving=5),
 }
 
@@ -44,8 +53,8 @@ def sngan_resnet(
     A block is normalization, ReLU, 3x3 convolution, twice, beside a 1x1 convolution where the map or the channels
     change; the generator doubles the map before its first convolution, the discriminator halves it by averages behind
     its second. The first block of the discriminator begins with its convolution, and its score is that of the sum over
-    the map, without a bias. The form for 64 px, which the paper does not have, is that of 48 px with a block more in
-    the generator (torch-mimicry has the same).
+    the map, without a bias. The form for 64 px, which the paper does not have, is that of the authors' code: of 48 px
+    with a block more in the generator, and all blocks of the discriminator halve the map.
     Raises Misfit for other sizes.
     """
     size = image.height
@@ -61,7 +70,7 @@ def sngan_resnet(
         blocks = len(widths) - 1
         base = size >> blocks
         linear = nn.Linear(latent_size, widths[0] * base * base)
-        body = Stack(layers.layer(linear, "first", base, shape=(widths[0], base, base), followed=False))
+        body = Stack(layers.layer(linear, "first", base, shape=(widths[0], base, base), bare=NORMALIZED_AT_ENTRANCES))
         for level in range(blocks):
             body.append(_up(layers, widths[level], widths[level + 1], base << level))
         body.append(layers.normalization(widths[-1], size))
@@ -95,9 +104,9 @@ def _up(layers: Layers, inputs: int, outputs: int, size: int) -> Residual:
         Upsample(),
         layers.layer(nn.Conv2d(inputs, outputs, 3, padding=1), "hidden", larger, larger),
         layers.nonlinearity(outputs, larger, nn.ReLU()),
-        layers.layer(nn.Conv2d(outputs, outputs, 3, padding=1), "hidden", larger, larger, followed=False),
+        layers.layer(nn.Conv2d(outputs, outputs, 3, padding=1), "hidden", larger, larger, bare=NORMALIZED_AT_ENTRANCES),
     )
-    shortcut = layers.layer(nn.Conv2d(inputs, outputs, 1), "hidden", larger, larger, followed=False)
+    shortcut = layers.layer(nn.Conv2d(inputs, outputs, 1), "hidden", larger, larger, bare=IN_A_SHORTCUT)
     return Residual(residual, Stack(Upsample(), shortcut), layers.addition(outputs))
 
 
@@ -106,10 +115,10 @@ def _first_down(layers: Layers, inputs: int, outputs: int, size: int) -> Residua
     residual = Stack(
         layers.layer(nn.Conv2d(inputs, outputs, 3, padding=1), "first", size, size),
         layers.nonlinearity(outputs, size, nn.ReLU()),
-        layers.layer(nn.Conv2d(outputs, outputs, 3, padding=1), "hidden", size, size, followed=False),
+        layers.layer(nn.Conv2d(outputs, outputs, 3, padding=1), "hidden", size, size, bare=NORMALIZED_AT_ENTRANCES),
         nn.AvgPool2d(2),
     )
-    shortcut = layers.layer(nn.Conv2d(inputs, outputs, 1), "first", size // 2, size // 2, followed=False)
+    shortcut = layers.layer(nn.Conv2d(inputs, outputs, 1), "first", size // 2, size // 2, bare=IN_A_SHORTCUT)
     return Residual(residual, Stack(nn.AvgPool2d(2), shortcut), layers.addition(outputs))
 
 
@@ -120,11 +129,11 @@ def _down(layers: Layers, inputs: int, outputs: int, size: int, halves: bool) ->
         layers.nonlinearity(inputs, size, nn.ReLU()),
         layers.layer(nn.Conv2d(inputs, inputs, 3, padding=1), "hidden", size, size),
         layers.nonlinearity(inputs, size, nn.ReLU()),
-        layers.layer(nn.Conv2d(inputs, outputs, 3, padding=1), "hidden", size, size, followed=False),
+        layers.layer(nn.Conv2d(inputs, outputs, 3, padding=1), "hidden", size, size, bare=NORMALIZED_AT_ENTRANCES),
     )
     shortcut = Stack()
     if halves or inputs != outputs:
-        shortcut.append(layers.layer(nn.Conv2d(inputs, outputs, 1), "hidden", size, size, followed=False))
+        shortcut.append(layers.layer(nn.Conv2d(inputs, outputs, 1), "hidden", size, size, bare=IN_A_SHORTCUT))
     if halves:
         residual.append(nn.AvgPool2d(2))
         shortcut.append(nn.AvgPool2d(2))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from normlab.networks.blocks import Layers, Residual, Upsample
+from normlab.networks.blocks import IN_A_SHORTCUT, Layers, Residual, Upsample
 from normlab.networks.network import ARCHITECTURES, Architecture, Generator, ImageSpec, Network, Size, Stack
 from normlab.normalizations.base import Technique
 from normlab.settings import Misfit
@@ -37,7 +37,8 @@ def wn_resnet(
     block of a level of the discriminator halves the map by a 4x4 convolution of stride 2 beside an average, and the
     last one of a level of the generator doubles it by a transposed one beside repeated pixels. Where the channels
     change a 1x1 convolution stands in the shortcut. The nonlinearity is PReLU, the technique `weight_translated` makes
-    it TPReLU. The generator ends in a gain and a bias per channel and tanh, where the authors have a sigmoid on [0, 1].
+    it TPReLU. The generator ends in a gain and a bias per channel and tanh, where the authors have a sigmoid on [0, 1];
+    none of its layers is a last one. Activation norms stand behind the layers of blocks, not in shortcuts.
     Raises Misfit for images of other sizes and for lists of other lengths.
     """
     size = image.height
@@ -62,11 +63,10 @@ def wn_resnet(
         for level in reversed(range(halvings)):
             map_size = size >> level + 1
             for block in reversed(range(counts[level])):
-                body.append(
-                    _up(layers, widths[level], outputs[level] if block == 0 else widths[level], map_size, block == 0)
-                )
-                if level or block:
-                    channels = outputs[level] if block == 0 else widths[level]
+                channels = outputs[level] if block == 0 else widths[level]
+                makes_image = level == block == 0
+                body.append(_up(layers, widths[level], channels, map_size, block == 0, makes_image))
+                if not makes_image:
                     body.append(layers.nonlinearity(channels, map_size, nn.PReLU(channels)))
         body.append(Affine(image.channels))
         body.append(nn.Tanh())
@@ -89,7 +89,7 @@ def wn_resnet(
     return Architecture(generator, discriminator)
 
 
-def _up(layers: Layers, inputs: int, outputs: int, size: int, doubles: bool) -> Residual:
+def _up(layers: Layers, inputs: int, outputs: int, size: int, doubles: bool, makes_image: bool) -> Residual:
     """Return a block of the generator on a map of `size`, which may double it and change the channels."""
     larger = 2 * size if doubles else size
     second = (
@@ -100,11 +100,11 @@ def _up(layers: Layers, inputs: int, outputs: int, size: int, doubles: bool) -> 
     residual = Stack(
         layers.layer(nn.ConvTranspose2d(inputs, inputs, 3, padding=1), "hidden", size, size),
         layers.nonlinearity(inputs, size, nn.PReLU(inputs)),
-        layers.layer(second, "hidden", larger, size, followed=outputs == inputs),
+        layers.layer(second, "hidden", larger, size, bare="makes the image" if makes_image else None),
     )
     shortcut = Stack()
     if inputs != outputs:
-        shortcut.append(layers.layer(nn.ConvTranspose2d(inputs, outputs, 1), "hidden", size, size, followed=False))
+        shortcut.append(layers.layer(nn.ConvTranspose2d(inputs, outputs, 1), "hidden", size, size, bare=IN_A_SHORTCUT))
     if doubles:
         shortcut.append(Upsample())
     return Residual(residual, shortcut, layers.addition(outputs))
@@ -126,5 +126,5 @@ def _down(layers: Layers, inputs: int, outputs: int, size: int, halves: bool, fi
     if halves:
         shortcut.append(nn.AvgPool2d(2))
     if inputs != outputs:
-        shortcut.append(layers.layer(nn.Conv2d(inputs, outputs, 1), position, smaller, smaller, followed=False))
+        shortcut.append(layers.layer(nn.Conv2d(inputs, outputs, 1), position, smaller, smaller, bare=IN_A_SHORTCUT))
     return Residual(residual, shortcut, layers.addition(outputs))

@@ -1,8 +1,9 @@
 """Techniques that follow a layer: none at all, and batch, conditional batch, instance, layer and group normalization.
 
 All work in float32 whatever the precision of the layers around them, with a gain and a bias per channel and eps 1e-5.
-Unless `exempt` says otherwise they skip what the literature skips: the last layer of either network (its output is the
-image or the score) and the first layer of the discriminator (it sees the image; Radford et al. 2016, section 3).
+Unless `exempt` says otherwise they skip what the literature skips: the last layer of the generator, whose output is the
+image, and the first layer of the discriminator, which sees it (Radford et al. 2016, section 3). Behind the last layer
+of the discriminator they never stand: normalized, a single score would be a constant.
 """
 
 from collections.abc import Callable
@@ -92,8 +93,9 @@ def where_usual(
     """Return the module for a place, but for those that are exempt; None is what the literature exempts."""
 
     def activation(place: Place) -> nn.Module | Exempt:
-        usual: tuple[Position, ...] = ("last",) if place.network == "generator" else ("first", "last")
-        if reason := exempt_position(place, usual if exempt is None else exempt):
+        usual: tuple[Position, ...] = ("last",) if place.network == "generator" else ("first",)
+        never: tuple[Position, ...] = () if place.network == "generator" else ("last",)
+        if reason := exempt_position(place, (usual if exempt is None else exempt) + never):
             return reason
         return build(place)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,12 @@ from normlab.normalizations.base import (
     per_channel,
     technique_of_weights,
 )
-from normlab.normalizations.weight import SHORTEST
-from normlab.settings import Length, NonNegativeFloat, PositiveFloat, Unit
+from normlab.normalizations.weight import SHORTEST, lengths
+from normlab.settings import Horizon, NonNegativeFloat, PositiveFloat
 
 Mode = Literal["descent", "ascent", "grad_norm", "learned"]
 Granularity = Literal["channel", "layer"]
 Decay = Literal["constant", "linear", "cosine"]
-Horizon = Annotated[Length, Unit("steps", "epochs", "images")] | None
 
 # kappa(t): what is left of alpha when the part t of the horizon has passed.
 DECAYS: dict[str, Callable[[float], float]] = {
@@ -96,8 +95,25 @@ class AdaptiveWeightNorm(Reparametrization):
 
     def lengths(self, weight: Tensor) -> Tensor:
         """Return |W_k| for each output channel k, or |W| for the layer; at least 1e-12."""
-        W = as_matrix(weight, self.output_dim)
-        return (W.norm().view(1) if self.per_layer else W.norm(dim=1)).clamp(min=SHORTEST)
+        return weight.norm().view(1).clamp(min=SHORTEST) if self.per_layer else lengths(weight, self.output_dim)
+
+
+class Rule(TypedDict):
+    """How S moves; `AdaptiveWeightNorm` says what each setting is."""
+
+    alpha: float
+    mode: Mode
+    granularity: Granularity
+    decay: Decay
+    horizon: Horizon
+    init: float
+    bounds: tuple[float | None, float | None]
+
+
+def adapting(name: str, exempt: tuple[Position, ...], **rule: Unpack[Rule]) -> Technique:
+    """Return the technique that lets the lengths of every layer but those at exempt positions follow a rule."""
+    bounded = rule["alpha"] == 0 or rule["bounds"][1] is not None
+    return technique_of_weights(name, lambda layer, place: AdaptiveWeightNorm(layer, **rule), exempt, bounded=bounded)
 
 
 @TECHNIQUES.register("adaptive")
@@ -115,21 +131,19 @@ def adaptive(
 ) -> Technique:
     """Adaptive weight normalization: lengths descend their own gradient at their own rate (our reading of Mishra 2019).
 
-    With alpha 0 the lengths stay, which is the control for any effect of adaptation.
+    With alpha 0 the lengths stay, which is the control for any effect of adaptation. Lengths that are `learned` follow
+    the optimizer's schedule, and neither decay nor horizon.
     """
-    return technique_of_weights(
+    return adapting(
         "adaptive",
-        lambda layer, place: AdaptiveWeightNorm(
-            layer,
-            alpha=alpha,
-            mode=mode,
-            granularity=granularity,
-            decay=decay,
-            horizon=horizon,
-            init=init,
-            bounds=(least, most),
-        ),
         exempt,
+        alpha=alpha,
+        mode=mode,
+        granularity=granularity,
+        decay=decay,
+        horizon=horizon,
+        init=init,
+        bounds=(least, most),
     )
 
 
@@ -148,19 +162,17 @@ def adaptive_literal(
 ) -> Technique:
     """Adaptive weight normalization to the letter: S_new = S_old + alpha <gradient, V>, from 0.1 (Mishra 2019, 4.1).
 
-    Without batch normalization beside it a network of some depth starts with outputs of about 1e-10: it is dead.
+    Without batch normalization beside it a network of four layers starts with scores that differ by about 1e-8: it is
+    dead.
     """
-    return technique_of_weights(
+    return adapting(
         "adaptive_literal",
-        lambda layer, place: AdaptiveWeightNorm(
-            layer,
-            alpha=alpha,
-            mode=mode,
-            granularity=granularity,
-            decay=decay,
-            horizon=horizon,
-            init=init,
-            bounds=(least, most),
-        ),
         exempt,
+        alpha=alpha,
+        mode=mode,
+        granularity=granularity,
+        decay=decay,
+        horizon=horizon,
+        init=init,
+        bounds=(least, most),
     )

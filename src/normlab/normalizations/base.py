@@ -100,7 +100,7 @@ def plain_addition(channels: int) -> nn.Module:
 
 
 def keep_output(network: Forward) -> Forward:
-    """Leave the network's function as it is."""
+    """Leave the discriminator's function as it is."""
     return network
 
 
@@ -113,9 +113,10 @@ class Technique:
     activation: the module that follows a layer, before its nonlinearity; Exempt and None as above.
     nonlinearity: what stands in place of the architecture's nonlinearity behind a layer.
     addition: what adds the residual branch of a block to its shortcut, given their channels.
-    output: the network's function, given the network's function.
+    output: the discriminator's function, given its function; a generator cannot have one.
     couples_images: whether what the network makes of one image depends on the others of its batch.
     bounds_discriminator: whether the technique bounds how fast a discriminator's score may change with the image.
+    fixes_sigma: whether it fixes the largest singular value of every effective weight.
     """
 
     name: str
@@ -126,6 +127,12 @@ class Technique:
     output: Callable[[Forward], Forward] = keep_output
     couples_images: bool = False
     bounds_discriminator: bool = False
+    fixes_sigma: bool = False
+
+    @property
+    def reparametrizes(self) -> bool:
+        """Whether it does something to weights: of raw ones the size then says nothing of the network's."""
+        return self.weight is not keep_weight
 
 
 TECHNIQUES: Registry[Callable[..., Technique]] = Registry("technique")
@@ -152,14 +159,24 @@ def per_channel(values: Tensor, weight: Tensor, output_dim: int) -> Tensor:
 
 
 def technique_of_weights(
-    name: str, build: Callable[[WeightLayer, Place], Reparametrization], exempt: tuple[Position, ...]
+    name: str,
+    build: Callable[[WeightLayer, Place], Reparametrization],
+    exempt: tuple[Position, ...],
+    *,
+    bounded: bool = False,
+    fixes_sigma: bool = False,
 ) -> Technique:
-    """Return the technique that reparametrizes every layer but those at exempt positions."""
+    """Return the technique that reparametrizes every layer but those at exempt positions.
+
+    bounded: whether the effective weights have lengths that stay bounded, and with them the slope of a score.
+    """
 
     def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization | Exempt:
         return exempt_position(place, exempt) or build(layer, place)
 
-    return Technique(name=name, weight=reparametrize)
+    return Technique(
+        name=name, weight=reparametrize, bounds_discriminator=bounded and not exempt, fixes_sigma=fixes_sigma
+    )
 
 
 def exempt_position(place: Place, exempt: tuple[Position, ...]) -> Exempt | None:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from normlab.normalizations.base import TECHNIQUES, Forward, Place, Technique, WeightLayer
-from normlab.settings import Misfit
+from normlab.normalizations.base import TECHNIQUES, Forward, Technique
 
 
 def gradient_normalized(score: Forward) -> Forward:
@@ -18,20 +17,13 @@ def gradient_normalized(score: Forward) -> Forward:
             inputs = images if images.requires_grad else images.detach().requires_grad_()
             f = score(inputs).float()
             (slope,) = torch.autograd.grad(f.sum(), inputs, create_graph=True)
-        return f / (slope.float().flatten(1).norm(dim=1) + f.abs()).clamp(min=1e-12)
+        size = slope.float().flatten(1).norm(dim=1) + f.abs()
+        return f / torch.where(size > 0, size, 1)
 
     return normalized
 
 
 @TECHNIQUES.register("gradient")
 def gradient() -> Technique:
-    """Gradient normalization: the score over its size and that of its gradient, in [-1, 1] (Wu et al. 2021).
-
-    Raises Misfit for a generator: it is defined for a score.
-    """
-
-    def nothing(layer: WeightLayer, place: Place) -> None:
-        if place.network == "generator":
-            raise Misfit("gradient normalization is of a score, and a generator has none", "give the discriminator it")
-
-    return Technique(name="gradient", weight=nothing, output=gradient_normalized, bounds_discriminator=True)
+    """Gradient normalization: the score over its size and that of its gradient, in [-1, 1] (Wu et al. 2021)."""
+    return Technique(name="gradient", output=gradient_normalized, bounds_discriminator=True)

@@ -1,7 +1,6 @@
 """Spectral normalization: every weight divided by an estimate of its largest singular value."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal, TypedDict, Unpack
 
 import torch
@@ -220,12 +219,11 @@ class SpectralConvolutionNorm(DividedBySigma):
         )
 
 
-def technique(
+def bounding(
     name: str, build: Callable[[WeightLayer, Place], Reparametrization], exempt: tuple[Position, ...]
 ) -> Technique:
-    """Return the technique that reparametrizes every layer but those at exempt positions, and so bounds the score."""
-
-    return replace(technique_of_weights(name, build, exempt), bounds_discriminator=not exempt)
+    """Return the technique that divides the weight of every layer but those at exempt positions by a norm of it."""
+    return technique_of_weights(name, build, exempt, bounded=True, fixes_sigma=True)
 
 
 @TECHNIQUES.register("spectral")
@@ -234,7 +232,7 @@ def spectral(
 ) -> Technique:
     """Spectral normalization of every layer of the network, first and last included (Miyato et al. 2018)."""
     settings = Settings(power_iterations=power_iterations, per_forward=advance == "forward")
-    return technique("spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt)
+    return bounding("spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt)
 
 
 @TECHNIQUES.register("scaled_spectral")
@@ -247,7 +245,7 @@ def scaled_spectral(
 ) -> Technique:
     """Spectral normalization times a constant, SSN; sqrt(2) is what ReLU takes away (Lin et al. 2021, section 5)."""
     settings = Settings(power_iterations=power_iterations, scale=scale, per_forward=advance == "forward")
-    return technique("scaled_spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt)
+    return bounding("scaled_spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt)
 
 
 @TECHNIQUES.register("bidirectional_spectral")
@@ -256,9 +254,7 @@ def bidirectional_spectral(
 ) -> Technique:
     """Division by the mean of the norms over output and over input channels, BSN (Lin et al. 2021, section 5)."""
     settings = Settings(power_iterations=power_iterations, per_forward=advance == "forward")
-    return technique(
-        "bidirectional_spectral", lambda layer, place: BidirectionalSpectralNorm(layer, **settings), exempt
-    )
+    return bounding("bidirectional_spectral", lambda layer, place: BidirectionalSpectralNorm(layer, **settings), exempt)
 
 
 @TECHNIQUES.register("bidirectional_scaled_spectral")
@@ -271,7 +267,7 @@ def bidirectional_scaled_spectral(
 ) -> Technique:
     """Bidirectional spectral normalization times a constant, BSSN (Lin et al. 2021, section 5)."""
     settings = Settings(power_iterations=power_iterations, scale=scale, per_forward=advance == "forward")
-    return technique(
+    return bounding(
         "bidirectional_scaled_spectral", lambda layer, place: BidirectionalSpectralNorm(layer, **settings), exempt
     )
 
@@ -295,7 +291,7 @@ def spectral_conv(
             return SpectralConvolutionNorm(layer, place, **settings)
         return SpectralNorm(layer, **settings)
 
-    return technique("spectral_conv", build, exempt)
+    return bounding("spectral_conv", build, exempt)
 
 
 @TECHNIQUES.register("spectral_gamma")
@@ -320,5 +316,4 @@ def spectral_gamma(
         settings = Settings(power_iterations=power_iterations, gain=gain, per_forward=advance == "forward")
         return SpectralNormWithGain(layer, start == "sigma", **settings)
 
-    # A learned factor bounds nothing.
-    return replace(technique("spectral_gamma", build, exempt), bounds_discriminator=False)
+    return technique_of_weights("spectral_gamma", build, exempt)  # a learned factor bounds nothing

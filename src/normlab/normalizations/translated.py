@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from normlab.normalizations.base import (
     TECHNIQUES,
     Place,
+    Position,
     Reparametrization,
     Technique,
     WeightLayer,
@@ -38,11 +39,11 @@ class TranslatedPReLU(nn.Module):
         return above + a * (input - alpha - above) + alpha
 
 
-class StrictWeightNorm(Reparametrization):
+class UnitWeightNorm(Reparametrization):
     """W_k -> W_k / |W_k| for each output channel k, times the strides of a transposed convolution's square root.
 
     A pixel of a transposed convolution's output sees one tap in s_h s_w, so that its weight is that much longer
-    (as the authors' code has it). With `affine` there is a learned gain, from 1, which the last layer has.
+    (as the authors' code has it). With `affine` there is a learned gain, from 1.
     """
 
     def __init__(self, layer: WeightLayer, affine: bool) -> None:
@@ -76,19 +77,21 @@ class WeightNormalizedAddition(nn.Module):
 
 
 @TECHNIQUES.register("weight_translated")
-def weight_translated() -> Technique:
+def weight_translated(*, affine: tuple[Position, ...] = ("last",)) -> Technique:
     """Strict weight normalization with TPReLU, and an affine last layer (Xiang & Li 2017, sections 3.1 to 3.3).
 
     Strict layers have neither gain nor bias; TPReLU stands in place of every nonlinearity, and the branches of a
-    residual block are added by normalized weights. Their first layer of the generator is affine in one of the authors'
-    two codes and strict in the other; here it is strict.
+    residual block are added by normalized weights.
+
+    affine: the layers with a learned gain, and their bias if the architecture gives them one. Their generator's first
+        layer is affine too in the newer of the authors' two codes.
     """
 
     def reparametrize(layer: WeightLayer, place: Place) -> Reparametrization:
-        affine = place.position == "last"
-        if not affine and not isinstance(layer, nn.Embedding):
+        is_affine = place.position in affine
+        if not is_affine and not isinstance(layer, nn.Embedding):
             layer.register_parameter("bias", None)
-        return StrictWeightNorm(layer, affine)
+        return UnitWeightNorm(layer, is_affine)
 
     return Technique(
         name="weight_translated",

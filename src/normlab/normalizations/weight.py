@@ -103,4 +103,6 @@ def weight_datainit(*, exempt: tuple[Position, ...] = ()) -> Technique:
 @TECHNIQUES.register("weight_strict")
 def weight_strict(*, length: PositiveFloat = 1.0, exempt: tuple[Position, ...] = ()) -> Technique:
     """Weight normalization with one constant length for every output channel (Xiang & Li 2017, eq. 4, for length 1)."""
-    return technique_of_weights("weight_strict", lambda layer, place: StrictWeightNorm(layer, length), exempt)
+    return technique_of_weights(
+        "weight_strict", lambda layer, place: StrictWeightNorm(layer, length), exempt, bounded=True
+    )

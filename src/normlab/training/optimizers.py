@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from normlab.registry import Registry
-from normlab.settings import Fraction, Length, NonNegativeFloat, PositiveFloat, Range, Unit
+from normlab.settings import Fraction, Horizon, Length, NonNegativeFloat, PositiveFloat, Range
 
 Parameters = list[dict[str, Any]]  # groups: "params", and the "lr" of those that have one of their own
-Horizon = Annotated[Length, Unit("steps", "epochs", "images")] | None
 Schedule = Callable[[int], float]  # from the step to a factor of the learning rate
 StepsOf = Callable[[Length | None], int]  # from a length to steps; of None, the length of the run
 

@@ -86,9 +86,7 @@ class Step:
         if penalty is not None:
             loss = loss + penalty
             scalars["loss/penalty"] = penalty.detach()
-        norm = self.descend(loss, discriminator, weights, self.state.discriminator_optimizer)
-        if self.constraint is not None:
-            self.constraint(discriminator.parameters())
+        norm = self.descend(loss, discriminator, weights, self.state.discriminator_optimizer, self.constraint)
         self.state.images_seen += self.batch_size
         return scalars | {"gradient_norm/discriminator": norm}
 
@@ -104,7 +102,14 @@ class Step:
         norm = self.descend(loss, generator, weights, self.state.generator_optimizer)
         return {"loss/generator": loss.detach(), "gradient_norm/generator": norm}
 
-    def descend(self, loss: Tensor, network: Network, weights: Weights, optimizer: Optimizer) -> Tensor:
+    def descend(
+        self,
+        loss: Tensor,
+        network: Network,
+        weights: Weights,
+        optimizer: Optimizer,
+        constraint: Constraint | None = None,
+    ) -> Tensor:
         """Update one network, unless something has become non-finite, and return the norm of its whole gradient.
 
         weights: the effective ones of the pass, whose gradients move what adapts to them.
@@ -122,6 +127,8 @@ class Step:
         network.adapt(dict(zip(adapting, masked, strict=True)), self.progress)
         optimizer.found_inf = self.non_finite  # pyright: ignore[reportAttributeAccessIssue]
         optimizer.step()
+        if constraint is not None:
+            constraint(parameters)
         network.advance()
         return norm
 
@@ -131,7 +138,7 @@ class Step:
         count = self.state.step * self.discriminator_steps + update
         terms: list[Tensor] = []
         for number, penalty in enumerate(self.penalties):
-            if count % penalty.every:
+            if (count + 1) % penalty.every:  # so that a step that is a multiple of it tells of it
                 continue
             rng = stream(self.seed, "penalty", number, count)
             seen = Update(
