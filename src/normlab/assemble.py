@@ -155,14 +155,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def _trained_to(run_dir: RunDir, checkpoints: Checkpoints) -> int:
-    """Return the furthest step of which anything in a run's folder tells, 0 if nothing does."""
-    status = run_dir.read_status()
-    rows = JsonLines(run_dir.metrics).rows()
-    told = [0 if status is None else status.step, *(row["step"] for row in rows[-1:]), *checkpoints.unvouched()]
-    return max(told)
-
-
 def image_spec(dataset: Dataset) -> ImageSpec:
     """Return what networks are built for, to train on a data set."""
     return ImageSpec(*dataset.image_shape, dataset.classes)
@@ -356,6 +348,14 @@ def resumed(step: Step, run_dir: RunDir, set_aside: bool = True) -> int | None:
             remedy = "fresh=true starts over; the old folder is set aside"
             raise checkpoints.misfit(newest.step, str(error), remedy) from None
     return None if newest is None else newest.step
+
+
+def _trained_to(run_dir: RunDir, checkpoints: Checkpoints) -> int:
+    """Return the furthest step of which anything in a run's folder tells, 0 if nothing does."""
+    status = run_dir.read_status()
+    rows = JsonLines(run_dir.metrics).rows()
+    told = [0 if status is None else status.step, *(row["step"] for row in rows[-1:]), *checkpoints.unvouched()]
+    return max(told)
 
 
 def score_spread(step: Step) -> float:
