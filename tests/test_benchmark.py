@@ -182,3 +182,14 @@ def test_memory_is_followed_over_a_whole_run(
     values = json.loads(capsys.readouterr().out)
     assert len(values["most_bytes_by_tenths"]) == 10
     assert values["growth_bytes"] == values["most_bytes_by_tenths"][-1] - values["most_bytes_by_tenths"][2] > 0
+
+
+def test_the_cost_of_a_technique_is_against_none(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]):
+    small = ["--size", "32", "--width", "4", "--batch", "2", "--rounds", "1", "--threads", "1", "--json"]
+    code = benchmark.main(["normalizations", "weight", "spectral", *small])
+    told = json.loads(capsys.readouterr().out)
+
+    assert code in (0, 5)  # a window this short is noisy
+    assert set(told["ratios"]) == {"weight", "spectral"}
+    operations = told["operations_per_step"]
+    assert operations["none"] < operations["weight"] < operations["spectral"]
