@@ -18,6 +18,7 @@ from normlab.errors import (
     is_out_of_memory,
 )
 from normlab.registry import unknown
+from normlab.training.stopping import postponed
 
 VERBS = {
     "train": "train a run; with -m sweep over several",
@@ -116,4 +117,6 @@ def _dispatch(arguments: list[str]) -> int:
     verb, *rest = arguments
     if verb not in VERBS:
         raise ConfigurationError.of([unknown("VERB", verb, list(VERBS))])
-    return importlib.import_module(f"normlab.verbs.{verb}").run(rest)
+    with postponed():
+        module = importlib.import_module(f"normlab.verbs.{verb}")
+    return module.run(rest)

@@ -7,6 +7,7 @@ from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError
 from normlab.outputs.run_dir import RunDir
 from normlab.sweeps import dry, sweep
+from normlab.training.stopping import postponed
 from normlab.verbs.arguments import Arguments
 
 
@@ -34,8 +35,8 @@ def run(arguments: list[str]) -> int:
     settings, complaints = composition.configure([word for word in words if word not in for_sweeps], known.config_dir)
     remedy = "add -m for a sweep, or leave it out; NORMLAB_OUTPUTS and name= say where a run goes"
     complaints += [Complaint(word.partition("=")[0], "changes nothing in a single run", remedy) for word in for_sweeps]
-    # Only here, since importing torch takes seconds.
-    from normlab import launching
+    with postponed():  # and only here, since importing torch takes seconds
+        from normlab import launching
 
     completed = launching.checked(settings, complaints)
     # Of the settings as they were given, as a sweep has them, which knows nothing of the parts' own defaults.
@@ -45,7 +46,8 @@ def run(arguments: list[str]) -> int:
 
 def _offer_parts_of(plugins: tuple[str, ...]) -> None:
     """Let the parts of a user's modules be chosen like any other; what is wrong with a module is said later."""
-    from normlab import assemble
+    with postponed():
+        from normlab import assemble
 
     if assemble.import_plugins(RunConfig(plugins=plugins)):
         return
@@ -55,7 +57,8 @@ def _offer_parts_of(plugins: tuple[str, ...]) -> None:
 
 
 def _check_sweep(words: list[str], config_dir: str | None) -> int:
-    from normlab import assemble, footprint
+    with postponed():
+        from normlab import assemble, footprint
 
     def judge(settings: RunConfig) -> list[Complaint]:
         return [*assemble.import_plugins(settings), *assemble.check(settings)]
