@@ -9,12 +9,17 @@ from normlab.training.stopping import postponed
 
 
 def test_a_signal_waits_until_the_block_is_over() -> None:
-    reached = False
-    with pytest.raises(KeyboardInterrupt), postponed():
-        os.kill(os.getpid(), signal.SIGINT)
-        for _ in range(1000):  # a handler runs between two instructions
-            pass
-        reached = True
+    reached: list[bool] = []
+
+    def be_told_within_it() -> None:
+        with postponed():
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):  # a handler runs between two instructions
+                pass
+            reached.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        be_told_within_it()
 
     assert reached
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
