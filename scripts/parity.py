@@ -25,6 +25,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Literal
 
+import tensorboard.compat
 import torch
 import torch.nn.functional as F
 from scipy.stats import ttest_ind
@@ -76,10 +77,14 @@ class Absent(types.ModuleType):
 
 
 def mimicry() -> Any:
-    """Import torch-mimicry, whose TensorFlow metrics and old torch modules are stubbed."""
-    for name in ("tensorflow", "torch._six"):
-        sys.modules[name] = Absent(name)
-    return importlib.import_module("torch_mimicry")
+    """Import torch-mimicry, whose TensorFlow metrics and old torch modules are stubbed while it is imported."""
+    assert tensorboard.compat.tf.io  # which looks now whether there is TensorFlow
+    absent = ("tensorflow", "torch._six")
+    sys.modules.update({name: Absent(name) for name in absent})
+    package = importlib.import_module("torch_mimicry")
+    for name in absent:
+        del sys.modules[name]
+    return package
 
 
 def mimicry_networks(width: int) -> tuple[Any, Any]:
@@ -94,6 +99,9 @@ class Loader:
     def __init__(self, real: RealBatches) -> None:
         self.real = real
         self.batch_size = real.batch_size
+
+    def __len__(self) -> int:
+        return len(self.real.images) // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         position = 0
