@@ -97,7 +97,23 @@ QUICK = ["evaluation.features=none", "architecture.width=4", "train.until=2 step
             "choose conditional_batch",
         ),
         (["architecture=sngan_cnn", "architecture.generator_channels=[1,2]"], "architecture", "lists of these lengths"),
-        (["dataset=gaussians"], "dataset.image_size", "dcgan has no form for images of 1 px"),
+        (["dataset=gaussians"], "architecture", "dcgan has no form for images of 1 px"),
+        (["normalization.discriminator.power_iterations=1e9"], "normalization.discriminator.power_iterations", "1000"),
+        (
+            ["normalization=adaptive", "normalization.discriminator.least=2", "normalization.discriminator.most=1"],
+            "normalization.discriminator",
+            "init=1.0 does not lie between least=2.0 and most=1.0",
+        ),
+        (
+            ["normalization.discriminator.exempt=[first,hidden,last]"],
+            "normalization.discriminator",
+            "would leave every layer of this network alone",
+        ),
+        (
+            ["dataset=gaussians", "architecture=mlp", "normalization=instance"],
+            "normalization.discriminator",
+            "choose none, or force=true",
+        ),
         (["loss=foo"], "loss", "there are hinge, least_squares, non_saturating, wasserstein"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -121,6 +137,8 @@ def test_a_wrong_setting(normlab: Command, outputs: Path, words: list[str], key:
         ["loss=wasserstein", "normalization=adaptive", "normalization.discriminator.most=2"],
         ["penalty=spectral_regularization", "normalization=spectral_gamma"],
         ["penalty=spectral_regularization", "normalization=weight_strict"],
+        ["penalty=spectral_regularization", "normalization=spectral_conv"],
+        ["penalty=spectral_regularization", "normalization.discriminator.exempt=[first]"],
     ],
     ids=" ".join,
 )

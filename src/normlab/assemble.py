@@ -417,14 +417,20 @@ def _check_networks(config: RunConfig) -> list[Complaint]:
     for name, build in (("generator", build_generator), ("discriminator", build_discriminator)):
         try:
             with torch.device("meta"):
-                build(config, image)
+                network = build(config, image)
         except Misfit as misfit:
             complaints.append(Complaint(f"normalization.{name}", misfit.problem, misfit.remedy))
+            continue
+        if network.is_left_alone and not config.force:
+            problem = f"{network.technique.name} normalization would leave every layer of this network alone"
+            complaints.append(Complaint(f"normalization.{name}", problem, "choose none, or force=true"))
     return complaints
 
 
 def _blamed(config: RunConfig, image: ImageSpec) -> str:
     """Return whether an architecture that cannot be built has no form for the images, or is wrongly set."""
+    if "image_size" not in DATASETS.parameters(config.dataset.name):
+        return "architecture"
     try:
         ARCHITECTURES.build(config.architecture.name, {}, image)
     except Misfit:

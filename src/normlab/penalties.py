@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normlab.registry import Registry
-from normlab.settings import NonNegativeFloat, PositiveFloat, PositiveInt
+from normlab.settings import NonNegativeFloat, PositiveFloat, PositiveInt, PowerIterations
 
 Score = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -154,7 +154,7 @@ def _orthogonality(W: Tensor, form: str) -> Tensor:
 
 @PENALTIES.register("spectral_regularization")
 def spectral_regularization(
-    *, weight: NonNegativeFloat = 0.01, power_iterations: PositiveInt = 10, every: PositiveInt = 1
+    *, weight: NonNegativeFloat = 0.01, power_iterations: PowerIterations = 10, every: PositiveInt = 1
 ) -> Penalty:
     """weight / 2 times the sum over layers of sigma(W)^2 (Yoshida & Miyato 2017, eq. 6).
 

@@ -36,6 +36,7 @@ class Range:
 
 
 PositiveInt = Annotated[int, Range(least=1)]
+PowerIterations = Annotated[int, Range(least=1, most=1000)]
 NonNegativeInt = Annotated[int, Range(least=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(least=0)]

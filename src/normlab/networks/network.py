@@ -130,6 +130,14 @@ class Network(nn.Module):
 
         return self.technique.output(body)(input)
 
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether the technique is of weights or activations, and every layer here is exempt from it."""
+        if not (self.technique.reparametrizes or self.technique.activation is not keep_activation):
+            return False
+        parts = [module for module in self.modules() if isinstance(module, NormalizedLayer | Normalization)]
+        return not any(part.activation or getattr(part, "reparametrization", None) for part in parts)
+
     def layers(self) -> Iterator[tuple[str, NormalizedLayer]]:
         """Yield the weight layers with their names, in the order of the pass."""
         for name, module in self.body.named_modules():

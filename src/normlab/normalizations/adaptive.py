@@ -20,7 +20,7 @@ from normlab.normalizations.base import (
     technique_of_weights,
 )
 from normlab.normalizations.weight import SHORTEST, lengths
-from normlab.settings import Horizon, NonNegativeFloat, PositiveFloat
+from normlab.settings import Horizon, Misfit, NonNegativeFloat, PositiveFloat
 
 Mode = Literal["descent", "ascent", "grad_norm", "learned"]
 Granularity = Literal["channel", "layer"]
@@ -111,7 +111,14 @@ class Rule(TypedDict):
 
 
 def adapting(name: str, exempt: tuple[Position, ...], **rule: Unpack[Rule]) -> Technique:
-    """Return the technique that lets the lengths of every layer but those at exempt positions follow a rule."""
+    """Return the technique that lets the lengths of every layer but those at exempt positions follow a rule.
+
+    Raises Misfit where the lengths would not start within their bounds.
+    """
+    (least, most), init = rule["bounds"], rule["init"]
+    if (least is not None and init < least) or (most is not None and init > most):
+        bounds = f"least={'null' if least is None else least} and most={'null' if most is None else most}"
+        raise Misfit(f"init={init} does not lie between {bounds}", "move it, or the bounds")
     bounded = rule["alpha"] == 0 or rule["bounds"][1] is not None
     return technique_of_weights(name, lambda layer, place: AdaptiveWeightNorm(layer, **rule), exempt, bounded=bounded)
 

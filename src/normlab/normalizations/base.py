@@ -175,7 +175,10 @@ def technique_of_weights(
         return exempt_position(place, exempt) or build(layer, place)
 
     return Technique(
-        name=name, weight=reparametrize, bounds_discriminator=bounded and not exempt, fixes_sigma=fixes_sigma
+        name=name,
+        weight=reparametrize,
+        bounds_discriminator=bounded and not exempt,
+        fixes_sigma=fixes_sigma and not exempt,
     )
 
 

@@ -18,7 +18,7 @@ from normlab.normalizations.base import (
     output_dimension,
     technique_of_weights,
 )
-from normlab.settings import Misfit, PositiveFloat, PositiveInt
+from normlab.settings import Misfit, PositiveFloat, PowerIterations
 
 FIRST_ITERATIONS = 15  # spent on the first W, whose vectors the papers leave random
 FIRST_ITERATIONS_OF_OPERATORS = 50  # which converge more slowly: their singular values lie closer together
@@ -220,37 +220,40 @@ class SpectralConvolutionNorm(DividedBySigma):
 
 
 def bounding(
-    name: str, build: Callable[[WeightLayer, Place], Reparametrization], exempt: tuple[Position, ...]
+    name: str,
+    build: Callable[[WeightLayer, Place], Reparametrization],
+    exempt: tuple[Position, ...],
+    fixes_sigma: bool = False,
 ) -> Technique:
     """Return the technique that divides the weight of every layer but those at exempt positions by a norm of it."""
-    return technique_of_weights(name, build, exempt, bounded=True, fixes_sigma=True)
+    return technique_of_weights(name, build, exempt, bounded=True, fixes_sigma=fixes_sigma)
 
 
 @TECHNIQUES.register("spectral")
 def spectral(
-    *, power_iterations: PositiveInt = 1, advance: When = "update", exempt: tuple[Position, ...] = ()
+    *, power_iterations: PowerIterations = 1, advance: When = "update", exempt: tuple[Position, ...] = ()
 ) -> Technique:
     """Spectral normalization of every layer of the network, first and last included (Miyato et al. 2018)."""
     settings = Settings(power_iterations=power_iterations, per_forward=advance == "forward")
-    return bounding("spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt)
+    return bounding("spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt, fixes_sigma=True)
 
 
 @TECHNIQUES.register("scaled_spectral")
 def scaled_spectral(
     *,
     scale: PositiveFloat = 1.4,
-    power_iterations: PositiveInt = 1,
+    power_iterations: PowerIterations = 1,
     advance: When = "update",
     exempt: tuple[Position, ...] = (),
 ) -> Technique:
     """Spectral normalization times a constant, SSN; sqrt(2) is what ReLU takes away (Lin et al. 2021, section 5)."""
     settings = Settings(power_iterations=power_iterations, scale=scale, per_forward=advance == "forward")
-    return bounding("scaled_spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt)
+    return bounding("scaled_spectral", lambda layer, place: SpectralNorm(layer, **settings), exempt, fixes_sigma=True)
 
 
 @TECHNIQUES.register("bidirectional_spectral")
 def bidirectional_spectral(
-    *, power_iterations: PositiveInt = 1, advance: When = "update", exempt: tuple[Position, ...] = ()
+    *, power_iterations: PowerIterations = 1, advance: When = "update", exempt: tuple[Position, ...] = ()
 ) -> Technique:
     """Division by the mean of the norms over output and over input channels, BSN (Lin et al. 2021, section 5)."""
     settings = Settings(power_iterations=power_iterations, per_forward=advance == "forward")
@@ -261,7 +264,7 @@ def bidirectional_spectral(
 def bidirectional_scaled_spectral(
     *,
     scale: PositiveFloat = 1.4,
-    power_iterations: PositiveInt = 1,
+    power_iterations: PowerIterations = 1,
     advance: When = "update",
     exempt: tuple[Position, ...] = (),
 ) -> Technique:
@@ -276,7 +279,7 @@ def bidirectional_scaled_spectral(
 def spectral_conv(
     *,
     scale: PositiveFloat = 1.0,
-    power_iterations: PositiveInt = 1,
+    power_iterations: PowerIterations = 1,
     advance: When = "update",
     exempt: tuple[Position, ...] = (),
 ) -> Technique:
@@ -299,7 +302,7 @@ def spectral_gamma(
     *,
     sharing: Literal["layer", "network"] = "layer",
     start: Literal["one", "sigma"] = "one",
-    power_iterations: PositiveInt = 1,
+    power_iterations: PowerIterations = 1,
     advance: When = "update",
     exempt: tuple[Position, ...] = (),
 ) -> Technique:

@@ -21,7 +21,7 @@ def describe_layers(network: Network, network_name: str, input: Tensor) -> list[
 
     def note_spread(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            spreads[name] = float(output.float().std())
+            spreads[name] = float(output.detach().float().std())
 
         return hook
 
