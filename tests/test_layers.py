@@ -80,7 +80,7 @@ MAY_IMPORT = {
         "sweeps",
         "training",
     },
-    "cli": {"verbs"},
+    "cli": {"training", "verbs"},
     "__main__": {"cli"},
 }
 ONLY_THERE = {

@@ -111,11 +111,11 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
     monkeypatch.setenv("NORMLAB_OUTPUTS", str(tmp_path / "killed"))
     (tmp_path / "killed").mkdir()
     moments = random.Random(f"{technique} {ema}")
-    saved = sorted(moments.sample(range(0, 49, 7), 3))
+    saved = sorted(moments.sample(range(0, 49, 7), 2))
     codes = [kill_beyond(step, moments.uniform(0, 0.2), tmp_path / "killed", *words) for step in saved]
     finished = normlab(*words)
 
-    assert codes == [-signal.SIGKILL] * 3, (tmp_path / "killed" / "stderr").read_text()
+    assert codes == [-signal.SIGKILL] * 2, (tmp_path / "killed" / "stderr").read_text()
     assert finished.exit_code == 0, finished.stderr
     straight, killed = only_run(tmp_path / "straight"), only_run(tmp_path / "killed")
     assert digest(normlab, killed) == digest(normlab, straight)
@@ -125,7 +125,7 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
     grids = sorted(path.name for path in (straight / "samples").iterdir())
     assert grids == ["step_00000000.png", "step_00000020.png", "step_00000040.png", "step_00000060.png"]
     assert all((killed / "samples" / name).read_bytes() == (straight / "samples" / name).read_bytes() for name in grids)
-    assert 1 <= json.loads((killed / "status.json").read_text())["resumes"] <= 3
+    assert 1 <= json.loads((killed / "status.json").read_text())["resumes"] <= 2
 
 
 def test_evaluating_or_not_trains_the_same_bits(normlab: Command, outputs: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from normlab.outputs import checkpoints
 from tests.faults.driving import PLAIN, Ended, command, only_run, starts_cold
 
-FULL, SHORT = 30, 4
+FULL, SHORT = 30, 2
 MOST_BYTES_BEYOND = 10**8  # what the same command takes undisturbed, where torch's own libraries may take 1 GB
 MOST_SECONDS = 30  # on a busy machine; what hangs, hangs for ever
 WORDS = [*PLAIN, "architecture.latent_size=8", "architecture.width=1", "train.until=6 steps"]

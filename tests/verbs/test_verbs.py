@@ -173,7 +173,7 @@ def test_list_shows_groups_choices_and_parameters(normlab: Command) -> None:
     everything, one = normlab("list").stdout, normlab("list", "technique", "spectral").stdout
 
     assert all(word in everything for word in ("technique", "spectral", "dcgan", "mnist", "wasserstein", "cosine"))
-    assert "power_iterations = 1    (a whole number at least 1)" in one
+    assert "power_iterations = 1    (a whole number at least 1 and at most 1000)" in one
     assert "Miyato" in one
 
 
