@@ -467,7 +467,8 @@ def _check_sense(config: RunConfig) -> list[Complaint]:
         found.append(("constraint", problem, "choose none or an activation norm for normalization.discriminator"))
     if loss.needs_bound and not bounded:
         problem = f"nothing bounds the discriminator, whose {config.loss.name} loss then falls without end"
-        found.append(("loss", problem, "add penalty=wgan_gp, constraint=clip or normalization=spectral"))
+        clip = "" if technique.reparametrizes else ", constraint=clip"  # which would be refused beside it
+        found.append(("loss", problem, f"add penalty=wgan_gp{clip} or normalization=spectral"))
     if config.architecture.params.get("conditional") and names["generator"] != "conditional_batch":
         problem = f"the generator would not see the labels: {names['generator']} takes none"
         found.append(("normalization.generator", problem, "choose conditional_batch"))
