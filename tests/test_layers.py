@@ -12,12 +12,13 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 READERS = {"progress", "reports", "threads"}
 # A package and what it may import of normlab besides itself and the modules that all may use.
-FOR_ALL = {"errors", "settings", "registry", "randomness", ""}
+FOR_ALL = {"errors", "settings", "registry", "randomness", "signals", ""}
 MAY_IMPORT = {
     "errors": set[str](),
     "settings": set[str](),
     "registry": set[str](),
     "randomness": set[str](),
+    "signals": set[str](),
     "normalizations": set[str](),
     "losses": set[str](),
     "penalties": set[str](),
@@ -80,7 +81,7 @@ MAY_IMPORT = {
         "sweeps",
         "training",
     },
-    "cli": {"training", "verbs"},
+    "cli": {"verbs"},
     "__main__": {"cli"},
 }
 ONLY_THERE = {

@@ -83,6 +83,7 @@ QUICK = ["evaluation.features=none", "architecture.width=4", "train.until=2 step
             "loss",
             "add penalty=wgan_gp",
         ),
+        (["loss=wasserstein", "normalization=weight"], "loss", "add penalty=wgan_gp or normalization=spectral"),
         (["penalty=spectral_regularization"], "penalty.spectral_regularization", "choose one of the two"),
         (["constraint=clip", "normalization=adaptive"], "constraint", "choose none or an activation norm"),
         (["normalization.generator=gradient"], "normalization.generator", "give the discriminator it"),

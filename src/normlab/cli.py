@@ -18,7 +18,7 @@ from normlab.errors import (
     is_out_of_memory,
 )
 from normlab.registry import unknown
-from normlab.training.stopping import postponed
+from normlab.signals import postponed
 
 VERBS = {
     "train": "train a run; with -m sweep over several",

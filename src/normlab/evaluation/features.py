@@ -12,6 +12,7 @@ from normlab.data.batches import scaled
 from normlab.data.images import Dataset
 from normlab.errors import DataError
 from normlab.evaluation.classifier import FEATURES, Stored, load_classifier, open_classifier
+from normlab.signals import postponed
 
 FeatureKind = Literal["auto", "classifier", "inception"]
 
@@ -67,7 +68,8 @@ def open_features(kind: FeatureKind, weights: str | None, dataset: Dataset, devi
     channels = dataset.image_shape[0]
     if kind == "inception" or (kind == "auto" and channels == 3):
         # It brings torch-fidelity and torchvision: a second and 80 MB that a run without it does not need.
-        from normlab.evaluation.inception import InceptionFeatures, published_weights
+        with postponed():
+            from normlab.evaluation.inception import InceptionFeatures, published_weights
 
         return InceptionFeatures(_given(weights) if weights else published_weights(), device)
     stored = load_classifier(_given(weights)) if weights else open_classifier(dataset)

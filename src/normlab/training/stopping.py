@@ -20,23 +20,6 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
-@contextmanager
-def postponed() -> Generator[None]:
-    """Let signals wait until the block is over, and have the first of them then.
-
-    It is for imports: what a handler raises while numpy or torch loads, they swallow, and stay half made.
-    """
-    heard: list[int] = []
-    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if heard:
-        signal.raise_signal(heard[0])
-
-
 class Stop:
     """The wish that the run stop at the next step: set by SIGINT, SIGTERM, SIGUSR1 or a limit of time in seconds.
 

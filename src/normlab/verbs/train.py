@@ -6,8 +6,8 @@ from normlab import composition
 from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError
 from normlab.outputs.run_dir import RunDir
+from normlab.signals import postponed
 from normlab.sweeps import dry, sweep
-from normlab.training.stopping import postponed
 from normlab.verbs.arguments import Arguments
 
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from normlab.training.stopping import postponed
+from normlab.signals import postponed
 
 
 def test_a_signal_waits_until_the_block_is_over() -> None:
