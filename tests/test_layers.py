@@ -87,7 +87,7 @@ MAY_IMPORT = {
 ONLY_THERE = {
     "hydra": {"composition.py"},
     "omegaconf": {"composition.py", "config.py"},
-    "torchmetrics": {"evaluation/scores.py"},
+    "torchmetrics": {"evaluation/classes.py"},
     "torch.utils.tensorboard": {"outputs/sinks.py"},
 }
 

@@ -18,7 +18,7 @@ from normlab.data.images import Dataset
 from normlab.data.sources import DATASETS
 from normlab.errors import CheckpointError, Complaint, ConfigurationError, DataError
 from normlab.evaluation.evaluator import Evaluator, Interrupted
-from normlab.evaluation.features import open_features
+from normlab.evaluation.features import FEATURES, open_features
 from normlab.losses import LOSSES
 from normlab.networks import ARCHITECTURES, ImageSpec
 from normlab.networks.initialisation import INITIALISATIONS, initialise
@@ -30,7 +30,7 @@ from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.penalties import PENALTIES
 from normlab.randomness import stream
-from normlab.registry import Registry
+from normlab.registry import Registry, unknown
 from normlab.settings import Length, Misfit
 from normlab.training.ema import Ema
 from normlab.training.monitors import describe_layers
@@ -53,8 +53,6 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "schedule": SCHEDULES,
 }
 LARGEST_SIDE = 1000  # of images that a run's folder may claim to have been trained on
-# The spread of a discriminator's scores over a batch below which its gradients are lost beside Adam's eps of 1e-8.
-DEAD_SPREAD = 1e-6
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -109,6 +107,10 @@ def check(config: RunConfig) -> list[Complaint]:
                 )
                 if complaint.where.removeprefix("optimizer.") in own
             ]
+    if config.evaluation.features not in ("auto", "none", *FEATURES.names()):
+        complaints.append(
+            unknown("evaluation.features", config.evaluation.features, ["auto", "none", *FEATURES.names()])
+        )
     return (complaints or _check_networks(config) or _check_sense(config)) + _check_device(config)
 
 
@@ -262,20 +264,23 @@ class Scorer:
     evaluator: Evaluator
     info: str
 
-    def __call__(self, generator: nn.Module, stop: Callable[[], bool]) -> Mapping[str, Any] | None:
-        """Return a row of scores, or None if `stop` ended the evaluation."""
+    def __call__(
+        self, generator: nn.Module, stop: Callable[[], bool], purpose: str = "evaluation"
+    ) -> Mapping[str, Any] | None:
+        """Return a row of scores, or None if `stop` ended the evaluation; each purpose has latents of its own."""
         try:
-            result = self.evaluator.evaluate(generator, stop)
+            result = self.evaluator.evaluate(generator, stop, purpose)
         except Interrupted:
             return None
         shares = {} if result.class_shares is None else {"class_shares": list(result.class_shares)}
-        return {"protocol": self.evaluator.protocol, "flags": list(result.flags), **result.metrics, **shares}
+        repeats = {"repeats": result.repeats} if result.repeats else {}
+        return {"protocol": self.evaluator.protocol, "flags": list(result.flags), **result.metrics, **repeats, **shares}
 
 
 def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> Scorer | None:
     """Return what scores a generator, its feature network ready; None for no scores."""
     evaluation = config.evaluation
-    if evaluation.features == "none" or (evaluation.features == "auto" and dataset.of_points):
+    if evaluation.features == "none":
         return None
     features = open_features(evaluation.features, evaluation.weights, dataset, device)
     evaluator = Evaluator(
@@ -286,8 +291,11 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> S
         batch_size=evaluation.batch_size,
         seed=config.seed,
         device=device,
+        repeats=evaluation.repeats,
+        kept=evaluation.kept,
+        conditional=bool(config.architecture.params.get("conditional")),
     )
-    evaluator.real_moments()  # now, since it may take a while or find that the cache cannot be written
+    evaluator.real_statistics()  # now, since it may take a while or find that the cache cannot be written
     return Scorer(evaluator, features.info)
 
 
@@ -328,6 +336,7 @@ def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: t
         recorder=Recorder(run_dir, step.state.step),
         stop=stop,
         of_points=dataset.of_points,
+        stop_on_collapse=config.on_collapse == "stop",
     )
 
 

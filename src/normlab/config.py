@@ -82,11 +82,16 @@ class EmaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What scores the generator: features, how many samples, and which split of the data they are held against."""
+    """What scores the generator: features, how many samples, and which split of the data they are held against.
 
-    features: Literal["auto", "classifier", "inception", "none"] = "auto"
+    kept: of how many images of each side the scores that need more than moments are.
+    """
+
+    features: str = "auto"
     weights: str | None = None
     samples: Annotated[int, Range(least=20)] = 5000
+    repeats: Annotated[int, Range(least=1, most=1000)] = 1
+    kept: Annotated[int, Range(least=20)] = 10_000
     split: Literal["train", "held_out"] = "train"
     batch_size: PositiveInt = 250
 
@@ -137,6 +142,7 @@ class RunConfig:
     allow_changes: tuple[str, ...] = ()
     force: bool = False
     fresh: bool = False
+    on_collapse: Literal["record", "stop"] = "record"
     on_error: Literal["continue", "stop"] = "continue"
     debug: bool = False
 
@@ -165,7 +171,7 @@ ALWAYS_NAMED = (
 )
 # Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
-    *("every", "train.until", "train.time_limit", "device", "threads", "force", "debug"),
+    *("every", "train.until", "train.time_limit", "device", "threads", "force", "on_collapse", "debug"),
     *("dataset.root", "dataset.download", "dataset.workers", "evaluation.weights"),
 )
 # Settings that choose the folder, or say how a run is started.

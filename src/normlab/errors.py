@@ -56,6 +56,10 @@ class NumericalError(NormlabError):
     exit_code = 6
 
 
+class CollapseError(NumericalError):
+    """The generator has collapsed, in a run that was told to stop then."""
+
+
 class BusyError(NormlabError):
     exit_code = 7
 

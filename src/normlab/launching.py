@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from normlab import assemble, composition, config, footprint, progress
-from normlab.assemble import DEAD_SPREAD, Materials
+from normlab.assemble import Materials
 from normlab.config import Part, RunConfig
 from normlab.data.images import Dataset
 from normlab.errors import (
     DONE,
+    CollapseError,
     Complaint,
     ConfigurationError,
     NormlabError,
@@ -34,6 +35,7 @@ from normlab.outputs.sinks import JsonLines, open_log
 from normlab.reports.runs import METRICS
 from normlab.threads import threads_of
 from normlab.training.pace import pace_of
+from normlab.training.states import DEAD_SPREAD
 from normlab.training.stopping import Stop, Stopped
 from normlab.training.trainer import Trainer
 
@@ -140,6 +142,7 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
         trainer = assemble.assemble(settings, materials, run_dir, device, stop)
         trainer.resumes = resumes
         trainer.flags = () if before is None else tuple(before.flags)
+        trainer.states = {} if before is None else dict(before.states)
         account.append(trainer)
         if run_dir.exists():
             _record_changes(settings, run_dir, trainer.state.step)
@@ -159,9 +162,13 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
         run_dir.write_text("config.yaml", config.to_yaml(settings))
         trainer.report("running")
         trainer.train()
+        _confirm_best(settings, materials, trainer, run_dir)
         _export(settings, dataset, trainer, run_dir)
         trainer.report("done", DONE)
         return trainer
+
+
+_STATES: dict[type[NormlabError], str] = {NumericalError: "diverged", CollapseError: "stopped"}
 
 
 @contextmanager
@@ -188,7 +195,7 @@ def _accounting(run_dir: RunDir, status: Status) -> Generator[list[Trainer]]:
         if known is None:
             end("failed", 1, f"{type(error).__name__}: {error}")
             raise
-        end("diverged" if isinstance(known, NumericalError) else "failed", known.exit_code, str(known))
+        end(_STATES.get(type(known), "failed"), known.exit_code, str(known))
         raise known from None
     finally:
         if account:
@@ -271,6 +278,11 @@ def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
             f"the run has diverged at step {status.step}",
             "fresh=true starts over, seed=N another one",
         )
+    if state == "collapsed":
+        problem = (
+            f"the generator had collapsed at step {status.states['collapsed']}, and on_collapse=stop ended the run"
+        )
+        raise CollapseError(str(run_dir.path), problem, "on_collapse=record goes on, fresh=true starts over")
     if settings.dataset.params.get("root") != _saved(run_dir).dataset.params.get("root"):
         _require_same_images(assemble.open_dataset(settings), settings, run_dir)
     print(f"already complete: {run_dir.path} (step {status.step:,})")
@@ -303,6 +315,27 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
     return {**describe_environment(device, settings.precision), "dataset": described, "features": features}
 
 
+def _confirm_best(settings: RunConfig, materials: Materials, trainer: Trainer, run_dir: RunDir) -> None:
+    """Score the best checkpoint again, from other latents, and leave both in `best.json`: the lowest of several scores
+    is low by luck, too.
+
+    Raises Stopped if told to stop meanwhile; the same command then makes up for it.
+    """
+    best = trainer.best()
+    if best is None or materials.scorer is None:
+        return
+    confirmed = run_dir.read_json("best.json")
+    if isinstance(confirmed, dict) and confirmed.get("chosen") == best:
+        return
+    state = trainer.checkpoints.load(best["step"])
+    generator = assemble.build_generator(settings, assemble.image_spec(materials.dataset))
+    generator.load_state_dict(state["generator"] if best["generator"] == "live" else state["averaged"])
+    again = materials.scorer(generator.to(trainer.step.device), trainer.stop.requested, "best")
+    if again is None:
+        raise Stopped(trainer.stop.exit_code or DONE)
+    run_dir.write_json("best.json", {"step": best["step"], "generator": best["generator"], **again, "chosen": best})
+
+
 def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: RunDir) -> None:
     averaged = trainer.state.averaged
     generator = trainer.state.generator if averaged is None else averaged.module
@@ -316,4 +349,8 @@ def _tell_result(trainer: Trainer, run_dir: RunDir) -> None:
     for row in last:
         metrics = [f"{key} {value:.4g}" for key, value in row.items() if key in METRICS]
         print(f"  {row['generator']}: {'  '.join(metrics)}  [{row['protocol']}]")
+    best = run_dir.read_json("best.json")
+    if isinstance(best, dict) and best["step"] != trainer.state.step:
+        metrics = [f"{key} {value:.4g}" for key, value in best.items() if key in METRICS]
+        print(f"  best, scored again: step {best['step']:,}  {'  '.join(metrics)}")
     print(f"  samples: {os.path.relpath(run_dir.sample(trainer.state.step))}")

@@ -6,14 +6,18 @@ from normlab.config import RunConfig
 from normlab.outputs.run_dir import RunDir
 from normlab.training.pace import pace_of
 
+Ending = Literal["done", "diverged", "collapsed"]
 
-def ended(settings: RunConfig, run_dir: RunDir) -> Literal["done", "diverged"] | None:
+
+def ended(settings: RunConfig, run_dir: RunDir) -> Ending | None:
     """Return how a run has ended for good; None if there is something to do, or somebody is doing it."""
     status = run_dir.read_status()
     if status is None or not run_dir.exists() or run_dir.is_locked():
         return None
     if status.state == "diverged":
         return "diverged"
+    if status.state == "stopped" and "collapsed" in status.states and settings.on_collapse == "stop":
+        return "collapsed"
     last = last_step(settings, run_dir)
     return "done" if status.state == "done" and last is not None and status.step >= last else None
 

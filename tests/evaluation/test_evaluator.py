@@ -1,7 +1,6 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from normlab.data.sources import DATASETS
 from normlab.errors import DataError
 from normlab.evaluation.evaluator import Evaluator, Interrupted, restandardised
 from normlab.evaluation.features import open_features
-from normlab.evaluation.scores import Moments, frechet_distance
+from normlab.evaluation.frechet import Moments, frechet_distance
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
 
@@ -22,8 +21,9 @@ CPU = torch.device("cpu")
 class MeanFeatures:
     """Eight features that are plain to compute: the means of eight rows of pixels; counts the images it was shown."""
 
-    name: Literal["classifier"] = "classifier"
+    name = "classifier"
     dimensions = 8
+    published = False
     digest = "0123456789ab"
     info = "row means"
 
@@ -78,7 +78,11 @@ def test_distance_is_that_of_the_documented_procedure(labelled: Dataset, generat
     shares = logits.argmax(dim=1).bincount(minlength=2) / 50
     assert result.class_shares == pytest.approx(shares.tolist())
     assert result.metrics["class_share_max"] == pytest.approx(float(shares.max()))
-    assert set(result.metrics) == {"frechet_distance", "classifier_score", "class_share_min", "class_share_max"}
+    assert set(result.metrics) == {
+        *("frechet_distance", "classifier_score", "classifier_score_spread", "kernel_distance"),
+        *("precision", "recall", "density", "coverage", "relative_spread"),
+        *("class_share_min", "class_share_max"),
+    }
     assert result.flags == ()
 
 
@@ -185,14 +189,14 @@ def test_an_evaluation_that_memory_is_too_small_for_is_flagged_and_training_goes
     labelled: Dataset, generator: Upwards
 ):
     cramped = evaluator(labelled)
-    cramped.real_moments()
+    cramped.real_statistics()
     cramped.features = Cramped(room=0)
     assert cramped.evaluate(generator).flags == ("out_of_memory",)
 
 
 def test_another_error_within_an_evaluation_is_raised(labelled: Dataset, generator: Upwards):
     broken = evaluator(labelled)
-    broken.real_moments()
+    broken.real_statistics()
     broken.features.extract = lambda images: torch.zeros(1) @ torch.zeros(2)  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match=r"inconsistent tensor size|size mismatch"):
         broken.evaluate(generator)
@@ -200,7 +204,7 @@ def test_another_error_within_an_evaluation_is_raised(labelled: Dataset, generat
 
 def test_stop_is_heard_before_every_batch_of_samples(labelled: Dataset, generator: Upwards):
     chosen = evaluator(labelled, samples=60, batch_size=20)
-    chosen.real_moments()
+    chosen.real_statistics()
     answers = iter([False, False, True])
     with pytest.raises(Interrupted):
         chosen.evaluate(generator, stop=lambda: next(answers))
@@ -226,16 +230,17 @@ def test_real_statistics_are_computed_once_and_kept(labelled: Dataset, generator
 
 
 def test_damaged_real_statistics_are_computed_again(labelled: Dataset, own_cache: Path):
-    expected = evaluator(labelled).real_moments()
+    expected = evaluator(labelled).real_statistics()
     (file,) = (own_cache / "statistics").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-8] + bytes(8))
-    again = evaluator(labelled).real_moments()
-    assert torch.equal(again.products, expected.products)
-    assert torch.equal(again.total, expected.total)
+    again = evaluator(labelled).real_statistics()
+    assert torch.equal(again.moments.products, expected.moments.products)
+    assert torch.equal(again.kept, expected.kept)
 
 
 def test_protocol_tells_extractor_data_split_and_samples(labelled: Dataset):
-    assert evaluator(labelled).protocol == "classifier-0123456789ab/bars-abababab/train-96/samples-50/restandardised"
+    expected = "classifier-0123456789ab/bars-abababab/train-96/samples-50/kept-10000/restandardised"
+    assert evaluator(labelled).protocol == expected
 
 
 def test_real_digits_score_far_better_than_noise(generator: Upwards):
@@ -243,7 +248,7 @@ def test_real_digits_score_far_better_than_noise(generator: Upwards):
     features = open_features("auto", None, digits, CPU)
     chosen = Evaluator(features, digits, samples=200, split="train", batch_size=100, seed=0, device=CPU)
     held_out = Moments.of(features.extract(torch.tensor(digits.held_out.pixels))[0])
-    floor = frechet_distance(chosen.real_moments(), held_out)
+    floor = frechet_distance(chosen.real_statistics().moments, held_out)
     result = chosen.evaluate(generator)
     assert result.metrics["frechet_distance"] > 10 * floor
     assert result.class_shares is not None
@@ -260,7 +265,8 @@ def test_inception_metrics_bear_their_published_names(colour: Dataset, inception
     features = open_features("inception", str(inception_weights), colour, CPU)
     chosen = Evaluator(features, colour, samples=12, split="held_out", batch_size=4, seed=0, device=CPU)
     result = chosen.evaluate(Colourful())
-    assert set(result.metrics) == {"fid", "inception_score"}
+    assert {"fid", "inception_score", "kid"} < set(result.metrics)
+    assert not {"frechet_distance", "classifier_score", "kernel_distance"} & set(result.metrics)
     assert result.class_shares is None
     assert result.flags == ("few_samples", "few_real_images")
 
@@ -269,3 +275,37 @@ def test_a_single_real_image_is_refused(labelled: Dataset):
     single = replace(labelled, held_out=Images(labelled.held_out.pixels[:1], None))
     with pytest.raises(DataError, match="fewer images than the two"):
         Evaluator(MeanFeatures(), single, samples=20, split="held_out", batch_size=4, seed=0, device=CPU)
+
+
+def test_repeats_draw_other_latents_and_give_the_mean(labelled: Dataset, generator: Upwards):
+    single = evaluator(labelled).evaluate(generator)
+    several = evaluator(labelled)
+    several.repeats = 3
+    result = several.evaluate(generator)
+    distances = result.repeats["frechet_distance"]
+    assert distances[0] == single.metrics["frechet_distance"]
+    assert len(set(distances)) == 3
+    assert result.metrics["frechet_distance"] == pytest.approx(sum(distances) / 3)
+    assert single.repeats == {}
+
+
+def test_another_purpose_draws_other_latents(labelled: Dataset, generator: Upwards):
+    chosen = evaluator(labelled)
+    assert chosen.evaluate(generator, purpose="best").metrics != chosen.evaluate(generator).metrics
+
+
+def test_features_that_are_not_finite_give_a_flag_and_name_the_network(
+    labelled: Dataset, generator: Upwards, caplog: pytest.LogCaptureFixture
+):
+    chosen = evaluator(labelled)
+    chosen.real_statistics()
+    chosen.features.extract = lambda images: (torch.full((len(images), 8), torch.inf), None)  # type: ignore[method-assign]
+    result = chosen.evaluate(generator)
+    assert (result.metrics, result.flags) == ({}, ("non_finite_features",))
+    assert "row means" in caplog.text
+
+
+def test_protocol_says_that_a_generator_takes_labels(labelled: Dataset):
+    chosen = evaluator(labelled)
+    chosen.conditional = True
+    assert chosen.protocol.endswith("/labels-in-turn")

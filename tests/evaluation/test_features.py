@@ -1,9 +1,12 @@
+import hashlib
 import shutil
+import warnings
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 import torch
+from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from normlab.data.images import Dataset
@@ -149,3 +152,74 @@ def test_classifier_of_grey_images_is_refused_for_colour(colour: Dataset):
     grey = shipped_classifier("digits", (1, 32, 32))
     with pytest.raises(DataError, match="1 channels; these have 3"):
         open_features("classifier", str(grey), colour, CPU)
+
+
+def test_file_that_is_not_what_its_name_promises_is_refused(inception_weights: Path, colour: Dataset, tmp_path: Path):
+    wrong = tmp_path / "weights-0123abcd.pth"
+    shutil.copy(inception_weights, wrong)
+    with pytest.raises(DataError, match="0123abcd of its name"):
+        open_features("inception", str(wrong), colour, CPU)
+
+
+@pytest.mark.parametrize("layer", [64, 192, 768])
+def test_an_earlier_layer_of_inception_bears_another_name(inception_weights: Path, colour: Dataset, layer: int):
+    features = open_features(f"inception-{layer}", str(inception_weights), colour, CPU)
+    found, logits = features.extract(pictures(3))
+    assert found.shape == (2, layer) == (2, features.dimensions)
+    assert logits is None
+    assert not features.published
+    assert features.name == f"inception-{layer}"
+
+
+class Scripted(nn.Module):
+    def __init__(self, with_logits: bool) -> None:
+        super().__init__()
+        self.with_logits = with_logits
+
+    def forward(self, images: torch.Tensor):
+        features = images.float().mean(dim=(2, 3))
+        return (features, 2 * features) if self.with_logits else features
+
+
+class Flat(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean()
+
+
+@pytest.mark.parametrize("with_logits", [True, False])
+def test_network_of_yours_gives_features_from_a_file(colour: Dataset, tmp_path: Path, with_logits: bool):
+    example = pictures(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tracing is to be replaced
+        torch.jit.trace(Scripted(with_logits), example).save(tmp_path / "mine.pt")
+    features = open_features("torchscript", str(tmp_path / "mine.pt"), colour, CPU)
+    found, logits = features.extract(example)
+    torch.testing.assert_close(found, example.float().mean(dim=(2, 3)))
+    assert features.dimensions == 3
+    assert (logits is not None) == with_logits
+    assert features.digest == hashlib.sha256((tmp_path / "mine.pt").read_bytes()).hexdigest()[:12]
+
+
+def test_network_that_gives_no_features_is_refused(colour: Dataset, tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(Flat(), pictures(3)).save(tmp_path / "flat.pt")
+    (tmp_path / "none.pt").write_bytes(b"nothing")
+    for name in ("flat.pt", "none.pt"):
+        with pytest.raises(DataError, match=f"{name}: gives no features"):
+            open_features("torchscript", str(tmp_path / name), colour, CPU)
+    with pytest.raises(DataError, match=r"evaluation\.weights"):
+        open_features("torchscript", None, colour, CPU)
+
+
+def test_points_are_their_own_features():
+    points = DATASETS.build("gaussians", {"limit": 50})
+    features = open_features("auto", None, points, CPU)
+    found, logits = features.extract(torch.tensor(points.train.pixels))
+    assert torch.equal(found, torch.tensor(points.train.pixels).flatten(1))
+    assert logits is None
+
+
+def test_coordinates_of_images_are_refused(colour: Dataset):
+    with pytest.raises(DataError, match="coordinates are of points"):
+        open_features("coordinates", None, colour, CPU)

@@ -1,10 +1,12 @@
 """Score a generator: samples in, features once, all metrics from them; training is left exactly as it was."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -13,11 +15,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from normlab.data.images import Dataset
+from normlab.data.images import Dataset, Images
 from normlab.errors import DataError, is_out_of_memory
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
+from normlab.evaluation.classes import class_shares
 from normlab.evaluation.features import FeatureExtractor, scoring
-from normlab.evaluation.scores import Moments, class_shares, classifier_score, frechet_distance
+from normlab.evaluation.statistics import RECIPE, NonFiniteFeatures, Pass, RealStatistics, chosen, pass_over, scores
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
 
@@ -27,25 +30,36 @@ STATISTICS_BATCHES, STATISTICS_BATCH = 50, 64
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Result = TypeVar("Result")
+Split = Literal["train", "held_out"]
 
 
 class Interrupted(Exception):
     """The evaluation was asked to stop; nothing has changed."""
 
 
+class NonFiniteImages(Exception):
+    """The generator's images hold infinities or NaN."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What is known of a generator.
 
-    metrics: numbers by name; none if the images are not finite.  class_shares: shares of samples by the class that the
-    classifier gives them.  flags: `few_samples` (fewer than feature dimensions, so that distances are far too large),
-    `few_real_images` (the same of the real ones), `non_finite` (the generator's images hold infinities or NaN),
-    `out_of_memory` (even one image at a time was too much).
+    metrics: numbers by name, means over the repeats; none if images or features are not finite.  repeats: the values of
+    each repeat, where there are several.  class_shares: shares of samples by the class that the classifier gives them.
+    flags: `few_samples` (fewer than feature dimensions, so that distances are far too large), `few_real_images` (the
+    same of the real ones), `non_finite` (the generator's images hold infinities or NaN), `non_finite_features` (those
+    that the feature network makes of them do), `out_of_memory` (even one image at a time was too much).
     """
 
     metrics: dict[str, float]
+    repeats: dict[str, list[float]]
     class_shares: tuple[float, ...] | None
     flags: tuple[str, ...]
+
+    @classmethod
+    def without_metrics(cls, flag: str) -> "Evaluation":
+        return cls({}, {}, None, (flag,))
 
 
 def never() -> bool:
@@ -55,6 +69,8 @@ def never() -> bool:
 class Evaluator:
     """Scores generators against one split of a data set, every time from the same latents.
 
+    samples: of a generator, as often as `repeats` says, each time from other latents.  kept: of how many images of each
+    side features are kept, for the scores that need more than moments.  conditional: whether generators take labels.
     Where memory runs out it goes on with half the batch size, which changes no score.
     """
 
@@ -64,86 +80,108 @@ class Evaluator:
         dataset: Dataset,
         *,
         samples: int,
-        split: Literal["train", "held_out"],
+        split: Split,
         batch_size: int,
         seed: int,
         device: torch.device,
+        repeats: int = 1,
+        kept: int = 10_000,
+        conditional: bool = False,
     ) -> None:
-        if len(dataset.train if split == "train" else dataset.held_out) < 2:
-            problem = f"is {split}, which has fewer images than the two that a covariance needs"
-            raise DataError("evaluation.split", problem, "give more images, the other split, or evaluation=none")
         self.features = features
         self.dataset = dataset
         self.samples = samples
-        self.split: Literal["train", "held_out"] = split
+        self.split: Split = split
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
-        self._real: Moments | None = None
+        self.repeats = repeats
+        self.kept = kept
+        self.conditional = conditional
+        self._real: RealStatistics | None = None
+        if len(self.images) < 2:
+            problem = f"is {split}, which has fewer images than the two that a covariance needs"
+            raise DataError("evaluation.split", problem, "give more images, the other split, or evaluation=none")
+
+    @property
+    def images(self) -> Images:
+        """The real images that generators are held against."""
+        return self.dataset.train if self.split == "train" else self.dataset.held_out
 
     @property
     def protocol(self) -> str:
-        """Everything that makes two values comparable, but for the seed of the latents."""
-        real = self.dataset.train if self.split == "train" else self.dataset.held_out
+        """Everything that makes two values comparable, but for the seed of the latents and how often they are drawn."""
         return "/".join(
             [
                 f"{self.features.name}-{self.features.digest}",
                 f"{self.dataset.name}-{self.dataset.fingerprint[:8]}",
-                f"{self.split}-{len(real)}",
+                f"{self.split}-{len(self.images)}",
                 f"samples-{self.samples}",
+                f"kept-{self.kept}",
                 "restandardised",
+                *(["labels-in-turn"] if self.conditional else []),
             ]
         )
 
-    def real_moments(self, stop: Callable[[], bool] = never) -> Moments:
-        """Return the moments of the real images' features, computed once ever and kept in the cache folder.
+    def real_statistics(self, stop: Callable[[], bool] = never) -> RealStatistics:
+        """Return the statistics of the real images' features, computed once ever and kept in the cache folder.
 
         Raises Interrupted if `stop`, asked before each batch, says so; ResourceError if they cannot be kept.
         """
         if self._real is None:
-            key = f"{self.dataset.name}-{self.dataset.fingerprint[:16]}-{self.split}-{self.features.digest}"
+            parts = (self.dataset.name, self.dataset.fingerprint[:16], self.split, self.features.name)
+            key = "-".join([*parts, self.features.digest, f"kept{self.kept}", f"recipe{RECIPE}"])
 
             def compute(folder: Path) -> Path:
                 log.info("computing the statistics of the real images, once; they are kept in %s", folder)
-                real = self._in_batches_that_fit(lambda: self._moments_of_split(stop))
-                tensors = {"count": torch.tensor(real.count), "total": real.total, "products": real.products}
-                return write_artifact(folder, key, tensors, {"extractor": self.features.info})
+                real = self._in_batches_that_fit(lambda: self._pass_over_real(stop))
+                return write_artifact(folder, key, RealStatistics.of(real).tensors(), {"extractor": self.features.info})
 
             stored = cached_artifact("statistics", key, compute).tensors
-            self._real = Moments(int(stored["count"]), stored["total"], stored["products"])
+            self._real = RealStatistics.from_tensors(stored, self.device)
         return self._real
 
-    def evaluate(self, generator: nn.Module, stop: Callable[[], bool] = never) -> Evaluation:
+    def evaluate(
+        self, generator: nn.Module, stop: Callable[[], bool] = never, purpose: str = "evaluation"
+    ) -> Evaluation:
         """Score a copy of the generator, its batch statistics re-estimated, in evaluation mode.
 
-        generator: has `latent_size`; takes latents [n, latent_size] to images [n, c, h, w] in [-1, 1].
+        generator: has `latent_size`; takes latents [n, latent_size] to images [n, c, h, w] in [-1, 1].  purpose: of the
+        latents, others for each.
         Raises Interrupted if `stop`, asked before each batch, says so.
         """
-        real = self.real_moments(stop)
+        real = self.real_statistics(stop)
         try:
-            return self._in_batches_that_fit(lambda: self._evaluate(generator, real, stop))
+            return self._in_batches_that_fit(lambda: self._evaluate(generator, real, stop, purpose))
+        except NonFiniteImages:
+            return Evaluation.without_metrics("non_finite")
+        except NonFiniteFeatures:
+            log.error("the features of %s hold infinities or NaN: no score", self.features.info)
+            return Evaluation.without_metrics("non_finite_features")
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             log.error("an evaluation ran out of memory even with one image at a time; training goes on without it")
-            return Evaluation({}, None, ("out_of_memory",))
+            return Evaluation.without_metrics("out_of_memory")
 
-    def _evaluate(self, generator: nn.Module, real: Moments, stop: Callable[[], bool]) -> Evaluation:
-        fake: Moments | None = None
+    def _evaluate(
+        self, generator: nn.Module, real: RealStatistics, stop: Callable[[], bool], purpose: str
+    ) -> Evaluation:
+        copy = restandardised(generator, self.seed, self.device)
+        every: dict[str, list[float]] = defaultdict(list)
         logits: list[Tensor] = []
-        for images in self._sample(generator, stop):
-            if not images.isfinite().all():
-                return Evaluation({}, None, ("non_finite",))
-            features, batch_logits = self.features.extract(to_uint8(images))
-            batch = Moments.of(features)
-            fake = batch if fake is None else fake + batch
-            logits.append(batch_logits.cpu())
-        assert fake is not None
+        for repeat in range(self.repeats):
+            key = (purpose,) if repeat == 0 else (purpose, repeat)
+            fake = pass_over(self._sample(copy, key, stop), self.features, chosen(self.samples, self.kept))
+            for name, value in scores(real, fake, self.features.published).items():
+                every[name].append(value)
+            logits += fake.logits
+        shares = class_shares(logits) if logits and self.features.name == "classifier" else None
         enough = self.features.dimensions
-        flags = [("few_samples", fake.count < enough), ("few_real_images", real.count < enough)]
-        shares = class_shares(logits) if self.features.name == "classifier" else None
+        flags = [("few_samples", self.samples < enough), ("few_real_images", real.moments.count < enough)]
         return Evaluation(
-            self._metrics(real, fake, logits) | _extremes(shares),
+            {name: fmean(values) for name, values in every.items()} | _extremes(shares),
+            dict(every) if self.repeats > 1 else {},
             shares,
             tuple(flag for flag, raised in flags if raised),
         )
@@ -162,22 +200,13 @@ class Evaluator:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _metrics(self, real: Moments, fake: Moments, logits: list[Tensor]) -> dict[str, float]:
-        # A distance on other features than Inception's is not an FID and must not bear its name.
-        distance, score = frechet_distance(real, fake), classifier_score(logits)
-        if self.features.name == "inception":
-            return {"fid": distance, "inception_score": score}
-        return {"frechet_distance": distance, "classifier_score": score}
+    def _sample(self, copy: nn.Module, key: tuple[str | int, ...], stop: Callable[[], bool]) -> Iterator[Tensor]:
+        """Yield what features are extracted of; the batch size does not change what it is made of.
 
-    def _sample(self, generator: nn.Module, stop: Callable[[], bool]) -> Iterator[Tensor]:
-        """Yield images [n, c, h, w] of a copy of the generator; the batch size does not change what they are made of.
-
-        A conditional generator is given every label equally often.
+        A conditional generator is given every label equally often. Raises NonFiniteImages, Interrupted.
         """
-        copy = restandardised(generator, self.seed, self.device)
-        latent_size = _latent_size(generator)
-        latents = torch.randn(self.samples, latent_size, generator=stream(self.seed, "evaluation"))
-        classes = getattr(generator, "classes", None)
+        latents = torch.randn(self.samples, _latent_size(copy), generator=stream(self.seed, *key))
+        classes = getattr(copy, "classes", None)
         labels = None if classes is None else torch.arange(self.samples) % classes
         starts = range(0, self.samples, self.batch_size)
         for start in tqdm(starts, desc="evaluating", unit=" batches", leave=False, disable=None):
@@ -187,20 +216,19 @@ class Evaluator:
             given = {} if labels is None else {"labels": labels[batch].to(self.device)}
             with scoring(self.device):
                 images = copy(latents[batch].to(self.device), **given)
-            yield images
+            if not images.isfinite().all():
+                raise NonFiniteImages
+            yield images if self.dataset.of_points else to_uint8(images)
 
-    def _moments_of_split(self, stop: Callable[[], bool]) -> Moments:
-        pixels = (self.dataset.train if self.split == "train" else self.dataset.held_out).pixels
-        moments: Moments | None = None
-        starts = range(0, len(pixels), self.batch_size)
-        for start in tqdm(starts, desc="real images", unit=" batches", leave=False, disable=None):
-            if stop():
-                raise Interrupted
-            images = torch.from_numpy(np.array(pixels[start : start + self.batch_size])).to(self.device)
-            batch = Moments.of(self.features.extract(images)[0])
-            moments = batch if moments is None else moments + batch
-        assert moments is not None, "the split holds no images"
-        return moments
+    def _pass_over_real(self, stop: Callable[[], bool]) -> Pass:
+        def batches() -> Iterator[Tensor]:
+            starts = range(0, len(self.images), self.batch_size)
+            for start in tqdm(starts, desc="real images", unit=" batches", leave=False, disable=None):
+                if stop():
+                    raise Interrupted
+                yield torch.from_numpy(np.array(self.images.pixels[start : start + self.batch_size])).to(self.device)
+
+        return pass_over(batches(), self.features, chosen(len(self.images), self.kept))
 
 
 def restandardised(generator: AnyModule, seed: int, device: torch.device) -> AnyModule:

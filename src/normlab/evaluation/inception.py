@@ -1,8 +1,7 @@
 """Inception-2015, which published scores rest on: its weights, and features of images from it."""
 
-import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -11,34 +10,37 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from normlab.errors import DataError
-from normlab.evaluation.artifacts import DIGEST_LENGTH
-from normlab.evaluation.features import WAYS_OUT, scoring
+from normlab.evaluation.features import WAYS_OUT, file_digest, scoring
 from normlab.outputs.checkpoints import UNREADABLE
 
 INCEPTION_FILE = URL_INCEPTION_V3.rsplit("/", 1)[1]
 INCEPTION_DIGEST = "6726825d"  # the first digits of the sha256, which the name of the file promises
 
 
+LAYERS = (64, 192, 768, 2048)  # torch-fidelity names them by their features
+
+
 class InceptionFeatures:
-    """Inception-2015 as torch-fidelity converted it: pooled features and logits without bias, from one pass.
+    """Inception-2015 as torch-fidelity converted it: pooled features of a layer, of the last with logits without bias.
 
     It resizes to 299 pixels as TensorFlow 1 did, which is what published values rest on. Grey is repeated to three
-    channels.
+    channels. One pass gives both.
     """
 
-    name: Literal["inception"] = "inception"
-    dimensions = 2048
-
-    def __init__(self, weights: Path, device: torch.device) -> None:
-        self.digest = _file_digest(weights)
-        self.network = _load_inception(weights).to(device)
+    def __init__(self, weights: Path, device: torch.device, layer: int = 2048) -> None:
+        self.dimensions = layer
+        self.published = layer == LAYERS[-1]
+        self.name = "inception" if self.published else f"inception-{layer}"
+        self.digest = file_digest(weights)
+        heads = [str(layer), "logits_unbiased"] if self.published else [str(layer)]
+        self.network = _load_inception(weights, heads).to(device)
         known = "as published" if self.digest.startswith(INCEPTION_DIGEST) else "not the published weights"
         self.info = f"Inception-2015 {self.digest}, {known}, from {weights}"
 
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         with scoring(images.device):
-            features, logits = self.network(images.expand(-1, 3, -1, -1))
-        return features, logits
+            features, *logits = self.network(images.expand(-1, 3, -1, -1))
+        return features, logits[0] if logits else None
 
 
 def published_weights() -> Path:
@@ -46,7 +48,7 @@ def published_weights() -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     if not path.is_file():
         _download(path)
-    digest = _file_digest(path)
+    digest = file_digest(path)
     if not digest.startswith(INCEPTION_DIGEST):
         problem = f"is damaged: its sha256 starts with {digest}, not {INCEPTION_DIGEST}"
         raise DataError(str(path), problem, "delete the file, and it is downloaded again")
@@ -69,12 +71,12 @@ def _download(path: Path) -> None:
         ) from error
 
 
-def _load_inception(path: Path) -> FeatureExtractorInceptionV3:
+def _load_inception(path: Path, heads: list[str]) -> FeatureExtractorInceptionV3:
     _require_tensors(path)
     try:
         # Its constructor draws weights before it loads them; the global random state belongs to the run.
         with torch.random.fork_rng(devices=[]):
-            return FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(path))
+            return FeatureExtractorInceptionV3("inception", heads, str(path))
     except RuntimeError as error:
         problem = f"holds other weights than Inception-2015's: {_first_line(error)}"
         raise DataError(str(path), problem, f"give the file {INCEPTION_FILE}, or {WAYS_OUT}") from error
@@ -99,13 +101,3 @@ def _require_tensors(path: Path) -> None:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[:2])[:200]
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH]
-    except OSError as error:
-        raise DataError(
-            str(path), f"cannot be read: {error.strerror}", f"give a file that can, or {WAYS_OUT}"
-        ) from error

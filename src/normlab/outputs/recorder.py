@@ -60,6 +60,10 @@ class Recorder:
         self._show(row)
         self.progress.report(position.step, scalars)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of scalars."""
+        return self._metrics.rows()
+
     def evaluations(self) -> list[dict[str, Any]]:
         return [row for row in self._evaluations.rows() if isinstance(row.get("generator"), str)]
 

@@ -29,7 +29,8 @@ _PATIENCE_SECONDS = 0.5
 class Status:
     """How a run stands, as its `status.json` tells it; `updated` is in unix seconds and set on writing.
 
-    flags: `dead_start` for a discriminator whose scores were all but equal before the first step.
+    flags: `dead_start` for a discriminator whose scores were all but equal before the first step.  states: the step at
+    which the run was first found `collapsed`, `dead`.
 
     A killed run still says `running`: it lives only if its folder is locked.
     """
@@ -43,6 +44,7 @@ class Status:
     error: str | None = None
     resumes: int = 0
     flags: list[str] = field(default_factory=list)
+    states: dict[str, int] = field(default_factory=dict)
     images_per_second: float | None = None
     eta_seconds: float | None = None
     updated: float = 0.0

@@ -52,7 +52,7 @@ def check(words: list[str], config_dir: str | None, judge: Judge, estimate: Esti
 def _standing(run: Planned) -> str:
     """Return in a few words how a run's folder stands."""
     if run.ended is not None:
-        return {"done": "complete", "diverged": "diverged"}[run.ended]
+        return "complete" if run.ended == "done" else run.ended
     if not RunDir(run.folder).exists():
         return "missing"
     found = read_run(run.folder)

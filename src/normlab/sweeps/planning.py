@@ -25,7 +25,7 @@ class Planned:
     words: list[str]
     settings: RunConfig
     folder: Path
-    ended: Literal["done", "diverged"] | None
+    ended: progress.Ending | None
 
 
 @dataclass(frozen=True)

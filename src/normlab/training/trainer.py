@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from normlab.config import EveryConfig
-from normlab.errors import NumericalError, ResourceError
+from normlab.errors import CollapseError, NumericalError, ResourceError
 from normlab.outputs.checkpoints import Checkpoints, require_finite
 from normlab.outputs.recorder import Position, Recorder
 from normlab.outputs.run_dir import Status
 from normlab.randomness import stream
 from normlab.training.pace import Pace
+from normlab.training.states import DISTANCES, has_moved, is_dead, judge
 from normlab.training.step import Scalars, Step
 from normlab.training.stopping import Stop, Stopped
 
@@ -46,7 +47,9 @@ class Trainer:
     recorder: Recorder
     stop: Stop
     of_points: bool = False
+    stop_on_collapse: bool = False
     flags: tuple[str, ...] = ()
+    states: dict[str, int] = field(default_factory=dict)
     resumes: int = 0
     seconds: float = field(init=False)
 
@@ -56,6 +59,7 @@ class Trainer:
         self._logged = (self.state.step, self.seconds)
         self._saved_at = self._clock = time.monotonic()
         self._failed_saves = 0
+        self._moved = has_moved(self.recorder.rows())
 
     def train(self) -> None:
         """Train to the last step; raise Stopped if told to stop before, NumericalError if a loss is not finite."""
@@ -115,7 +119,18 @@ class Trainer:
         values = {name: float(value) for name, value in scalars.items()}
         self.recorder.scalars(self.position(), {**values, "images_per_second": speed})
         self._logged = (self.state.step, self.seconds)
+        if not self._moved:
+            self._moved = has_moved(rows := self.recorder.rows())
+            if is_dead(rows):
+                self.note("dead", "the discriminator has not told two images apart since the run began")
         self.report("running")
+
+    def note(self, state: str, what: str) -> None:
+        """Record that the run was found in a state, when it is so found for the first time."""
+        if state not in self.states:
+            self.states[state] = self.state.step
+            log.warning("%s at step %s: %s", state, f"{self.state.step:,}", what)
+            self.report("running")
 
     @torch.no_grad()
     def sample(self) -> Tensor:
@@ -149,12 +164,15 @@ class Trainer:
         if self.state.step == 0:
             # What cannot be read back should show now, not after a night of training.
             self.checkpoints.load(0)
-        best = self.best_step()
-        self.checkpoints.prune(set() if best is None else {best})
+        best = self.best()
+        self.checkpoints.prune(set() if best is None else {best["step"]})
         self.report("running")
 
     def evaluate(self) -> None:
-        """Score the live generator, and the averaged one where there is one, unless the row is there already."""
+        """Score the live generator, and the averaged one where there is one, unless the row is there already.
+
+        Raises CollapseError if it is found collapsed and that is to stop the run.
+        """
         assert self.score is not None
         step = self.state.step
         scored = {row["generator"] for row in self.recorder.evaluations() if row["step"] == step}
@@ -167,21 +185,38 @@ class Trainer:
             row = self.score(generator, self.stop.requested)
             if row is None:
                 return
+            earlier = [before for before in self.recorder.evaluations() if before["generator"] == name]
+            row = {**row, "state": judge({"step": step, **row}, earlier)}
             self.recorder.evaluation(self.position(), name, row)
             metrics = [f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float)]
             flags = [f"[{', '.join(row['flags'])}]"] if row["flags"] else []
             log.info("  ".join([f"evaluation at step {step:,} ({name})", *metrics, *flags]))
+        self.attend_to_collapse()
 
-    def best_step(self) -> int | None:
-        """Return the step of the lowest Fréchet distance so far, of the averaged generator where there is one."""
-        name = "live" if self.state.averaged is None else "averaged"
-        distances = {
-            row["step"]: row.get("fid", row.get("frechet_distance"))
+    def attend_to_collapse(self) -> None:
+        step = self.state.step
+        rows = [row for row in self.recorder.evaluations() if row["step"] == step and row["generator"] == self.judged]
+        if not any(row.get("state") == "collapsed" for row in rows):
+            return
+        self.note("collapsed", "the generator's samples are all but alike, or have lost what they covered")
+        if self.stop_on_collapse:
+            problem = f"has collapsed at step {self.state.step}"
+            raise CollapseError("generator", problem, "on_collapse=record goes on; try another normalization")
+
+    @property
+    def judged(self) -> str:
+        """Which generator the run is judged by: the averaged one where there is one."""
+        return "live" if self.state.averaged is None else "averaged"
+
+    def best(self) -> dict[str, Any] | None:
+        """Return the evaluation of the lowest Fréchet distance so far, of those without flags, if there is any."""
+        distances = [
+            (distance, row)
             for row in self.recorder.evaluations()
-            if row["generator"] == name and not row["flags"]
-        }
-        finite = {step: distance for step, distance in distances.items() if distance is not None}
-        return min(finite, key=finite.__getitem__, default=None)
+            if row["generator"] == self.judged and not row["flags"]
+            for distance in (row[name] for name in DISTANCES if row.get(name) is not None)
+        ]
+        return min(distances, key=lambda pair: pair[0], default=(0, None))[1]
 
     def position(self) -> Position:
         seen = self.state.images_seen
@@ -201,6 +236,7 @@ class Trainer:
                 error=error,
                 resumes=self.resumes,
                 flags=list(self.flags),
+                states=self.states,
                 images_per_second=progress.images_per_second,
                 eta_seconds=progress.eta_seconds,
             )

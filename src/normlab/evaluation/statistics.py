@@ -1,0 +1,118 @@
+"""What one pass of features over a set of images leaves, and every score that follows from two of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normlab.evaluation.classes import classifier_score
+from normlab.evaluation.features import FeatureExtractor
+from normlab.evaluation.frechet import Moments, frechet_distance
+from normlab.evaluation.kernel import kernel_distance, mean_kernel
+from normlab.evaluation.manifold import Balls, balls, overlap
+from normlab.randomness import stream
+
+# Part of the key of stored statistics: raise it whenever what they hold changes.
+RECIPE = 1
+
+
+class NonFiniteFeatures(Exception):
+    """A feature network made infinities or NaN of images that are finite."""
+
+
+class Pass(NamedTuple):
+    """What is kept of a pass over images: memory grows with `logits` alone, a number per class and image.
+
+    kept: features [m, d] of a random part of the images, float32.  logits: batches [n, classes] on the CPU; none where
+    the features have none.
+    """
+
+    moments: Moments
+    kept: Tensor
+    logits: list[Tensor]
+
+
+def chosen(count: int, most: int) -> Tensor:
+    """Return which of `count` images are kept features of: at most so many, always the same, bool [count]."""
+    order = torch.randperm(count, generator=stream(0, "reference"))
+    return torch.zeros(count, dtype=torch.bool).index_fill(0, order[:most], True)
+
+
+def pass_over(batches: Iterable[Tensor], extractor: FeatureExtractor, kept: Tensor) -> Pass:
+    """Extract the features of batches of images [n, c, h, w] once; `kept` says of which to keep them.
+
+    Raises NonFiniteFeatures.
+    """
+    moments: Moments | None = None
+    some: list[Tensor] = []
+    logits: list[Tensor] = []
+    position = 0
+    for images in batches:
+        features, of_batch = extractor.extract(images)
+        if not features.isfinite().all():
+            raise NonFiniteFeatures
+        batch = Moments.of(features)
+        moments = batch if moments is None else moments + batch
+        some.append(features[kept[position : position + len(features)].to(features.device)])
+        if of_batch is not None:
+            logits.append(of_batch.cpu())
+        position += len(features)
+    assert moments is not None, "there are no images"
+    return Pass(moments, torch.cat(some), logits)
+
+
+@dataclass(frozen=True)
+class RealStatistics:
+    """All that scores need of the real images, so that they are looked at once.
+
+    factor: of the covariance, as `Moments.factor` has it.  kept: features of some of them, with their balls and the
+    mean of the kernel over their pairs.
+    """
+
+    moments: Moments
+    factor: Tensor
+    kept: Tensor
+    balls: Balls
+    within: float
+
+    @classmethod
+    def of(cls, real: Pass) -> "RealStatistics":
+        return cls(real.moments, real.moments.factor(), real.kept, balls(real.kept), mean_kernel(real.kept))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a file of them holds."""
+        moments = self.moments
+        few = {} if moments.few is None else {"few": moments.few}
+        held = {"total": moments.total, "products": moments.products, "factor": self.factor, "kept": self.kept, **few}
+        numbers = {"count": torch.tensor(moments.count), "within": torch.tensor(self.within, dtype=torch.float64)}
+        return {name: tensor.cpu().contiguous() for name, tensor in {**held, **self.balls._asdict(), **numbers}.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device) -> "RealStatistics":
+        held = {name: tensor.to(device) for name, tensor in tensors.items()}
+        moments = Moments(int(held["count"]), held["total"], held["products"], held.get("few"))
+        reached = Balls(held["for_precision"], held["for_coverage"])
+        return cls(moments, held["factor"], held["kept"], reached, float(held["within"]))
+
+
+def scores(real: RealStatistics, fake: Pass, published: bool) -> dict[str, float]:
+    """Return every score by name; `published` are the names that Inception-2015's features alone may bear.
+
+    relative_spread: the root of the mean squared distance between two fakes over that between two reals, in features: 1
+    for sets alike, 0 where all fakes are one.
+    """
+    distance, score, kernel = (
+        ("fid", "inception_score", "kid") if published else ("frechet_distance", "classifier_score", "kernel_distance")
+    )
+    found = {distance: frechet_distance(real.moments, fake.moments, real.factor)}
+    if fake.logits:
+        of_classes = classifier_score(fake.logits)
+        found |= {score: of_classes.mean, f"{score}_spread": of_classes.spread}
+    found[kernel] = kernel_distance(real.kept, fake.kept, real.within)
+    found |= overlap(real.kept, fake.kept, real.balls)._asdict()
+    real_variance = real.moments.variance
+    if real_variance > 0:
+        found["relative_spread"] = (fake.moments.variance / real_variance) ** 0.5
+    return found
