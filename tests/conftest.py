@@ -50,6 +50,22 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random weights of torch-fidelity's Inception: 96 MB, so once a session."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save({}, folder / "empty.pth")
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        network = FeatureExtractorInceptionV3("random", ["2048"], str(folder / "empty.pth"))
+    torch.nn.init.normal_(network.fc.weight, std=0.5)
+    torch.save(network.state_dict(), folder / "random.pth")
+    return folder / "random.pth"
+
+
 Command = Callable[..., Result]
 
 

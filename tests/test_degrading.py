@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from normlab import assemble
+from normlab import assemble, scoring
 from normlab.evaluation.features import ClassifierFeatures
 from normlab.outputs.recorder import Recorder
 from normlab.outputs.run_dir import RunDir
@@ -186,17 +186,19 @@ def test_after_many_kills_tensorboard_shows_what_an_undisturbed_run_shows(
 def test_flagged_scores_never_make_a_checkpoint_the_best(
     normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distances = iter([(9.0, []), (5.0, []), (1.0, ["few_samples"]), (7.0, []), (8.0, [])])
+    distances = iter([(9.0, []), (5.0, []), (1.0, ["few_samples"]), (7.0, []), (8.0, []), (5.5, [])])
 
-    def score(self: assemble.Scorer, *arguments: object) -> dict[str, object]:
+    def score(self: scoring.Scorer, *arguments: object) -> dict[str, object]:
         distance, flags = next(distances)
         return {"protocol": "made up", "flags": flags, "frechet_distance": distance}
 
-    monkeypatch.setattr(assemble.Scorer, "__call__", score)
+    monkeypatch.setattr(scoring.Scorer, "__call__", score)
     assert normlab("train", *SCORED, "train.until=4 steps", "every.evaluate=1 step").exit_code == 0
 
     kept = sorted(path.name for path in RunDir(only_run(outputs)).checkpoints.glob("*.pt"))
     assert kept == ["step_00000001.pt", "step_00000003.pt", "step_00000004.pt"]
+    best = json.loads((only_run(outputs) / "best.json").read_text())
+    assert (best["step"], best["chosen"]["frechet_distance"], best["frechet_distance"]) == (1, 5.0, 5.5)
 
 
 def test_a_run_whose_scores_hardly_differ_says_so_at_once_and_stays_marked(normlab: Command, outputs: Path) -> None:

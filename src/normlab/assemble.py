@@ -4,11 +4,10 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from normlab import progress
 from normlab.config import PARTS, OptimizerConfig, Part, RunConfig, write
@@ -17,8 +16,6 @@ from normlab.data.batches import RealBatches
 from normlab.data.images import Dataset
 from normlab.data.sources import DATASETS
 from normlab.errors import CheckpointError, Complaint, ConfigurationError, DataError
-from normlab.evaluation.evaluator import Evaluator, Interrupted
-from normlab.evaluation.features import FEATURES, open_features
 from normlab.losses import LOSSES
 from normlab.networks import ARCHITECTURES, ImageSpec
 from normlab.networks.initialisation import INITIALISATIONS, initialise
@@ -30,7 +27,8 @@ from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.penalties import PENALTIES
 from normlab.randomness import stream
-from normlab.registry import Registry, unknown
+from normlab.registry import Registry
+from normlab.scoring import Scorer, build_scorer, check_features
 from normlab.settings import Length, Misfit
 from normlab.training.ema import Ema
 from normlab.training.monitors import describe_layers
@@ -107,10 +105,7 @@ def check(config: RunConfig) -> list[Complaint]:
                 )
                 if complaint.where.removeprefix("optimizer.") in own
             ]
-    if config.evaluation.features not in ("auto", "none", *FEATURES.names()):
-        complaints.append(
-            unknown("evaluation.features", config.evaluation.features, ["auto", "none", *FEATURES.names()])
-        )
+    complaints += check_features(config)
     return (complaints or _check_networks(config) or _check_sense(config)) + _check_device(config)
 
 
@@ -255,48 +250,6 @@ def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: t
         precision=PRECISIONS[config.precision],
         device=device,
     )
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """What scores a generator, for the trainer; `info` says with which features."""
-
-    evaluator: Evaluator
-    info: str
-
-    def __call__(
-        self, generator: nn.Module, stop: Callable[[], bool], purpose: str = "evaluation"
-    ) -> Mapping[str, Any] | None:
-        """Return a row of scores, or None if `stop` ended the evaluation; each purpose has latents of its own."""
-        try:
-            result = self.evaluator.evaluate(generator, stop, purpose)
-        except Interrupted:
-            return None
-        shares = {} if result.class_shares is None else {"class_shares": list(result.class_shares)}
-        repeats = {"repeats": result.repeats} if result.repeats else {}
-        return {"protocol": self.evaluator.protocol, "flags": list(result.flags), **result.metrics, **repeats, **shares}
-
-
-def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> Scorer | None:
-    """Return what scores a generator, its feature network ready; None for no scores."""
-    evaluation = config.evaluation
-    if evaluation.features == "none":
-        return None
-    features = open_features(evaluation.features, evaluation.weights, dataset, device)
-    evaluator = Evaluator(
-        features,
-        dataset,
-        samples=evaluation.samples,
-        split=evaluation.split,
-        batch_size=evaluation.batch_size,
-        seed=config.seed,
-        device=device,
-        repeats=evaluation.repeats,
-        kept=evaluation.kept,
-        conditional=bool(config.architecture.params.get("conditional")),
-    )
-    evaluator.real_statistics()  # now, since it may take a while or find that the cache cannot be written
-    return Scorer(evaluator, features.info)
 
 
 class Materials(NamedTuple):

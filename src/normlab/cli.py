@@ -22,6 +22,9 @@ from normlab.signals import postponed
 
 VERBS = {
     "train": "train a run; with -m sweep over several",
+    "prepare": "ready a data set, its features and real statistics, ahead of time",
+    "evaluate": "score the checkpoints of runs again",
+    "score": "score one set of images against another",
     "status": "show how runs stand",
     "list": "show every part there is, its parameters and defaults",
     "sample": "draw images from a trained generator",

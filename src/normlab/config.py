@@ -84,7 +84,8 @@ class EmaConfig:
 class EvaluationConfig:
     """What scores the generator: features, how many samples, and which split of the data they are held against.
 
-    kept: of how many images of each side the scores that need more than moments are.
+    kept: of how many images of each side the scores that need more than moments are.  splits: parts of the samples that
+    the classifier score is a mean over.
     """
 
     features: str = "auto"
@@ -92,6 +93,7 @@ class EvaluationConfig:
     samples: Annotated[int, Range(least=20)] = 5000
     repeats: Annotated[int, Range(least=1, most=1000)] = 1
     kept: Annotated[int, Range(least=20)] = 10_000
+    splits: Annotated[int, Range(least=1, most=1000)] = 10
     split: Literal["train", "held_out"] = "train"
     batch_size: PositiveInt = 250
 

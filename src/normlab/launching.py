@@ -33,6 +33,7 @@ from normlab.outputs.export import export_generator
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines, open_log
 from normlab.reports.runs import METRICS
+from normlab.rescoring import confirm_best
 from normlab.threads import threads_of
 from normlab.training.pace import pace_of
 from normlab.training.states import DEAD_SPREAD
@@ -162,7 +163,8 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
         run_dir.write_text("config.yaml", config.to_yaml(settings))
         trainer.report("running")
         trainer.train()
-        _confirm_best(settings, materials, trainer, run_dir)
+        if materials.scorer is not None:
+            confirm_best(settings, dataset, materials.scorer, trainer, run_dir)
         _export(settings, dataset, trainer, run_dir)
         trainer.report("done", DONE)
         return trainer
@@ -313,27 +315,6 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
     }
     features = None if materials.scorer is None else materials.scorer.info
     return {**describe_environment(device, settings.precision), "dataset": described, "features": features}
-
-
-def _confirm_best(settings: RunConfig, materials: Materials, trainer: Trainer, run_dir: RunDir) -> None:
-    """Score the best checkpoint again, from other latents, and leave both in `best.json`: the lowest of several scores
-    is low by luck, too.
-
-    Raises Stopped if told to stop meanwhile; the same command then makes up for it.
-    """
-    best = trainer.best()
-    if best is None or materials.scorer is None:
-        return
-    confirmed = run_dir.read_json("best.json")
-    if isinstance(confirmed, dict) and confirmed.get("chosen") == best:
-        return
-    state = trainer.checkpoints.load(best["step"])
-    generator = assemble.build_generator(settings, assemble.image_spec(materials.dataset))
-    generator.load_state_dict(state["generator"] if best["generator"] == "live" else state["averaged"])
-    again = materials.scorer(generator.to(trainer.step.device), trainer.stop.requested, "best")
-    if again is None:
-        raise Stopped(trainer.stop.exit_code or DONE)
-    run_dir.write_json("best.json", {"step": best["step"], "generator": best["generator"], **again, "chosen": best})
 
 
 def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: RunDir) -> None:

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from normlab.data.images import Dataset, Images
 
@@ -52,17 +51,3 @@ def colour(unlabelled: Dataset) -> Dataset:
         Images(images.pixels.repeat(3, axis=1), None) for images in (unlabelled.train, unlabelled.held_out)
     )
     return Dataset("colour", train, held_out, None, "ef" * 32, False, ())
-
-
-@pytest.fixture(scope="session")
-def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of random weights of torch-fidelity's Inception: 96 MB, so once a session."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.save({}, folder / "empty.pth")
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        torch.manual_seed(0)
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        network = FeatureExtractorInceptionV3("random", ["2048"], str(folder / "empty.pth"))
-    torch.nn.init.normal_(network.fc.weight, std=0.5)
-    torch.save(network.state_dict(), folder / "random.pth")
-    return folder / "random.pth"

@@ -239,7 +239,7 @@ def test_damaged_real_statistics_are_computed_again(labelled: Dataset, own_cache
 
 
 def test_protocol_tells_extractor_data_split_and_samples(labelled: Dataset):
-    expected = "classifier-0123456789ab/bars-abababab/train-96/samples-50/kept-10000/restandardised"
+    expected = "classifier-0123456789ab/bars-abababab/train-96/samples-50/kept-10000/splits-10/restandardised"
     assert evaluator(labelled).protocol == expected
 
 

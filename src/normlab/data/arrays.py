@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -74,7 +74,7 @@ def arrays(
 
     def fill(writer: PackWriter) -> None:
         if path.suffix.lower() == ".zip":
-            with _open_zip(path) as archive:
+            with open_zip(path) as archive:
                 pack_zip(path, archive, writer, image_size, channels or 3)
         else:
             _pack_arrays(path, writer, image_size, channels)
@@ -121,12 +121,29 @@ def _reading(path: Path) -> Generator[None]:
         raise damaged(path, " ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def open_zip(path: Path) -> zipfile.ZipFile:
     """Return an archive without suspicious entries; raise DataError if it has some or is none."""
     with _reading(path):
         archive = zipfile.ZipFile(path)
     require_sound(path, archive)
     return archive
+
+
+def array_blocks(path: Path) -> tuple[Callable[[], Iterator[Pixels]], int, int]:
+    """Return what yields the images of a file of arrays in blocks, uint8 [n, c, h, w], their number and channels."""
+    with _reading(path):
+        parts, _ = _load(path)
+    scale, count = _scale(parts), sum(len(part.images) for part in parts)
+    if count == 0:
+        raise DataError(str(path), "holds no images", "give a file that does")
+
+    def blocks() -> Iterator[Pixels]:
+        for part in parts:
+            for start in range(0, len(part.images), BLOCK):
+                block = part.images[start : start + BLOCK]
+                yield block if scale is None else _to_bytes(block, scale)
+
+    return blocks, count, max(int(part.images.shape[1]) for part in parts)
 
 
 def _pack_arrays(path: Path, writer: PackWriter, size: int, channels: int | None) -> None:
@@ -172,7 +189,7 @@ def _load(path: Path) -> tuple[list[Part], Array | None]:
     """Return one part, or that to train on and that held out, and the names of the classes if the file has them."""
     if path.suffix.lower() == ".npy":
         return [_part(str(path), np.load(path, mmap_mode="r", allow_pickle=False), None)], None
-    with _open_zip(path), np.load(path, allow_pickle=False) as content:
+    with open_zip(path), np.load(path, allow_pickle=False) as content:
         present = set(content.files)
         for names in NAMES:
             pairs = [names[start : start + 2] for start in range(0, len(names), 2)]

@@ -42,14 +42,7 @@ def to_pixels(image: Image.Image, size: int, channels: int) -> tuple[Pixels, lis
     Raises UnusableImage for floating-point and 32-bit pixels, whose range is not known.
     """
     done: list[str] = []
-    if getattr(image, "is_animated", False):
-        done.append("first of several frames taken")
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
-        image = ImageOps.exif_transpose(image)
-        done.append("turned as EXIF says")
-    image = _to_8_bits(image, done)
-    image = _to_opaque(image, done)
-    image = _to_channels(image, channels, done)
+    image = opaque(image, channels, done)
     if min(image.size) < size:
         done.append(f"enlarged to {size} pixels")
     elif min(image.size) > size:
@@ -58,6 +51,19 @@ def to_pixels(image: Image.Image, size: int, channels: int) -> tuple[Pixels, lis
         done.append("cropped to the centre square")
     array = np.asarray(resized(image, size))
     return array.reshape(size, size, channels).transpose(2, 0, 1), done
+
+
+def opaque(image: Image.Image, channels: int, done: list[str]) -> Image.Image:
+    """Return an image as L (1 channel) or RGB (3), of its own size, and add to `done` what had to be done to it.
+
+    As `to_pixels` says, which goes on from here.
+    """
+    if getattr(image, "is_animated", False):
+        done.append("first of several frames taken")
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
+        image = ImageOps.exif_transpose(image)
+        done.append("turned as EXIF says")
+    return _to_channels(_to_opaque(_to_8_bits(image, done), done), channels, done)
 
 
 def _to_8_bits(image: Image.Image, done: list[str]) -> Image.Image:

@@ -68,7 +68,7 @@ def list_folder(root: Path) -> Listing:
         raise DataError("dataset.root", f"there is no folder '{root}'", WAY_OUT)
     if not root.is_dir():
         raise DataError("dataset.root", f"'{root}' is a file, not a folder", WAY_OUT)
-    return divide(root, _image_files(root))
+    return divide(root, image_files(root))
 
 
 def divide(root: Path, files: Sequence[Path]) -> Listing:
@@ -116,7 +116,7 @@ def is_hidden(folder: str) -> bool:
     return folder.startswith((".", "__MACOSX"))
 
 
-def _image_files(root: Path) -> list[Path]:
+def image_files(root: Path) -> list[Path]:
     """Return all image files under a folder, relative to it, sorted; links are followed, hidden names left out."""
     files: list[Path] = []
     visited: set[str] = set()

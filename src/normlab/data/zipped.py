@@ -25,7 +25,7 @@ def pack_zip(path: Path, archive: zipfile.ZipFile, writer: PackWriter, size: int
     Folders that stand around everything count for nothing. Raises DataError if there are no images or if one cannot be
     decoded.
     """
-    entries = {_inner(name): name for name in _images(archive)}
+    entries = {_inner(name): name for name in images_in(archive)}
     depth = _common_depth(entries)
     names = {path / PurePosixPath(*inner.parts[depth:]): name for inner, name in entries.items()}
     listing = divide(path, sorted((file.relative_to(path) for file in names), key=lambda file: file.as_posix()))
@@ -57,7 +57,8 @@ def _is_bomb(entry: zipfile.ZipInfo) -> bool:
     return entry.file_size > max(2**30, LARGEST_RATIO * entry.compress_size)
 
 
-def _images(archive: zipfile.ZipFile) -> list[str]:
+def images_in(archive: zipfile.ZipFile) -> list[str]:
+    """Return the names of the entries that are images, but for hidden folders."""
     return [
         name
         for name in archive.namelist()

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 # torchmetrics takes most of a second to import, so only the function that needs it does.
 
-SPLITS = 10
-
 
 class ClassifierScore(NamedTuple):
     """The mean and the standard deviation over parts of the samples; the latter is NaN of one part."""
@@ -19,7 +17,7 @@ class ClassifierScore(NamedTuple):
     spread: float
 
 
-def classifier_score(logits: Sequence[Tensor], splits: int = SPLITS) -> ClassifierScore:
+def classifier_score(logits: Sequence[Tensor], splits: int) -> ClassifierScore:
     """Return exp of the mean KL divergence of a sample's classes from all samples' (Salimans et al. 2016), at least 1.
 
     logits: batches [n, classes]. Over `splits` parts of the samples in a fixed random order; by torchmetrics, in

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,27 @@ class Evaluation:
     flags: tuple[str, ...]
 
     @classmethod
+    def of(
+        cls,
+        features: FeatureExtractor,
+        real: RealStatistics,
+        samples: int,
+        values: Mapping[str, list[float]],
+        logits: list[Tensor],
+    ) -> "Evaluation":
+        """Return what scores on these features, one of each repeat, make of so many samples."""
+        shares = class_shares(logits) if logits and features.name == "classifier" else None
+        enough = features.dimensions
+        flags = [("few_samples", samples < enough), ("few_real_images", real.moments.count < enough)]
+        several = any(len(of_repeats) > 1 for of_repeats in values.values())
+        return cls(
+            {name: fmean(of_repeats) for name, of_repeats in values.items()} | _extremes(shares),
+            dict(values) if several else {},
+            shares,
+            tuple(flag for flag, raised in flags if raised),
+        )
+
+    @classmethod
     def without_metrics(cls, flag: str) -> "Evaluation":
         return cls({}, {}, None, (flag,))
 
@@ -70,8 +91,9 @@ class Evaluator:
     """Scores generators against one split of a data set, every time from the same latents.
 
     samples: of a generator, as often as `repeats` says, each time from other latents.  kept: of how many images of each
-    side features are kept, for the scores that need more than moments.  conditional: whether generators take labels.
-    Where memory runs out it goes on with half the batch size, which changes no score.
+    side features are kept, for the scores that need more than moments.  splits: parts of the samples that the
+    classifier score is a mean over.  conditional: whether generators take labels. Where memory runs out it goes on with
+    half the batch size, which changes no score.
     """
 
     def __init__(
@@ -86,6 +108,7 @@ class Evaluator:
         device: torch.device,
         repeats: int = 1,
         kept: int = 10_000,
+        splits: int = 10,
         conditional: bool = False,
     ) -> None:
         self.features = features
@@ -97,6 +120,7 @@ class Evaluator:
         self.device = device
         self.repeats = repeats
         self.kept = kept
+        self.splits = splits
         self.conditional = conditional
         self._real: RealStatistics | None = None
         if len(self.images) < 2:
@@ -118,6 +142,7 @@ class Evaluator:
                 f"{self.split}-{len(self.images)}",
                 f"samples-{self.samples}",
                 f"kept-{self.kept}",
+                f"splits-{self.splits}",
                 "restandardised",
                 *(["labels-in-turn"] if self.conditional else []),
             ]
@@ -173,18 +198,17 @@ class Evaluator:
         for repeat in range(self.repeats):
             key = (purpose,) if repeat == 0 else (purpose, repeat)
             fake = pass_over(self._sample(copy, key, stop), self.features, chosen(self.samples, self.kept))
-            for name, value in scores(real, fake, self.features.published).items():
+            for name, value in scores(real, fake, self.features.published, self.splits).items():
                 every[name].append(value)
             logits += fake.logits
-        shares = class_shares(logits) if logits and self.features.name == "classifier" else None
-        enough = self.features.dimensions
-        flags = [("few_samples", self.samples < enough), ("few_real_images", real.moments.count < enough)]
-        return Evaluation(
-            {name: fmean(values) for name, values in every.items()} | _extremes(shares),
-            dict(every) if self.repeats > 1 else {},
-            shares,
-            tuple(flag for flag, raised in flags if raised),
-        )
+        return Evaluation.of(self.features, real, self.samples, every, logits)
+
+    def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
+        """Score images in batches [n, c, h, w], `count` in all, as if a generator had made them."""
+        real = self.real_statistics()
+        fake = pass_over(batches, self.features, chosen(count, self.kept))
+        values = {name: [value] for name, value in scores(real, fake, self.features.published, self.splits).items()}
+        return Evaluation.of(self.features, real, count, values, fake.logits)
 
     def _in_batches_that_fit(self, compute: Callable[[], Result]) -> Result:
         """Return what `compute` returns, in batches of half the size, and half of that, where memory runs out."""

@@ -97,8 +97,10 @@ class RealStatistics:
         return cls(moments, held["factor"], held["kept"], reached, float(held["within"]))
 
 
-def scores(real: RealStatistics, fake: Pass, published: bool) -> dict[str, float]:
+def scores(real: RealStatistics, fake: Pass, published: bool, splits: int) -> dict[str, float]:
     """Return every score by name; `published` are the names that Inception-2015's features alone may bear.
+
+    splits: parts of the samples that the classifier score is a mean over.
 
     relative_spread: the root of the mean squared distance between two fakes over that between two reals, in features: 1
     for sets alike, 0 where all fakes are one.
@@ -108,7 +110,7 @@ def scores(real: RealStatistics, fake: Pass, published: bool) -> dict[str, float
     )
     found = {distance: frechet_distance(real.moments, fake.moments, real.factor)}
     if fake.logits:
-        of_classes = classifier_score(fake.logits)
+        of_classes = classifier_score(fake.logits, splits)
         found |= {score: of_classes.mean, f"{score}_spread": of_classes.spread}
     found[kernel] = kernel_distance(real.kept, fake.kept, real.within)
     found |= overlap(real.kept, fake.kept, real.balls)._asdict()

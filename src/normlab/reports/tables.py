@@ -22,6 +22,13 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def columns(row: Mapping[str, Any]) -> str:
+    """Lay out one row with a line for each key; what is empty is left out."""
+    shown = {key: value for key, value in row.items() if value not in ([], {}, None)}
+    width = max(map(len, shown))
+    return "\n".join(f"{key.ljust(width)}  {_cell(value)}" for key, value in shown.items())
+
+
 def size(count: float) -> str:
     """Return a number of bytes as people read it: 12.3 MB, 1.5 GB."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
@@ -32,4 +39,4 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

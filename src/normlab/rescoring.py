@@ -1,0 +1,87 @@
+"""Score the checkpoints of a run again: all of them by any protocol, the best one before it is called so."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from normlab import progress
+from normlab.assemble import build_generator, build_state, choose_device, image_spec, open_dataset
+from normlab.config import RunConfig
+from normlab.data.images import Dataset
+from normlab.errors import DONE, CheckpointError, DataError
+from normlab.outputs.checkpoints import Checkpoints
+from normlab.outputs.run_dir import RunDir
+from normlab.outputs.sinks import JsonLines
+from normlab.scoring import Scorer, build_scorer
+from normlab.training.stopping import Stopped
+from normlab.training.trainer import Trainer
+
+# The generators of a checkpoint, and what rows call them.
+KINDS = {"generator": "live", "averaged": "averaged"}
+
+
+def steps_to_score(run_dir: RunDir, which: str) -> list[int]:
+    """Return the steps of a run's checkpoints that `best`, `last`, `all` or a number names.
+
+    Raises CheckpointError where there is none such.
+    """
+    checkpoints = Checkpoints(run_dir.checkpoints)
+    steps = checkpoints.steps()
+    confirmed = run_dir.read_json("best.json")
+    best = confirmed.get("step") if isinstance(confirmed, dict) else None
+    named = {"all": steps, "last": steps[-1:], "best": [step for step in steps if step == best]}
+    chosen = named.get(which, [step for step in steps if str(step) == which])
+    if not chosen:
+        there = ", ".join(map(str, steps)) or "none"
+        problem = f"holds no checkpoint that is '{which}'"
+        raise CheckpointError(str(run_dir.checkpoints), problem, f"there are best, last, all and the steps {there}")
+    return chosen
+
+
+def score_again(config: RunConfig, run_dir: RunDir, steps: list[int]) -> Iterator[dict[str, Any]]:
+    """Yield rows of scores of the generators at some steps of a run, and keep them in its `scores.jsonl`.
+
+    What is there already, by the same protocol and as many repeats, is not scored again. Raises DataError for other
+    images than the run's.
+    """
+    device, dataset = choose_device(config.device), open_dataset(config)
+    if progress.images_of(run_dir).get("fingerprint") not in (None, dataset.fingerprint):
+        problem = "the images differ from those that the run began with"
+        raise DataError("dataset.root", problem, "set it back")
+    scorer = build_scorer(config, dataset, device)
+    assert scorer is not None, "a configuration without features is refused before"
+    checkpoints, kept = Checkpoints(run_dir.checkpoints), JsonLines(run_dir.path / "scores.jsonl")
+    own = build_state(config, image_spec(dataset), device)
+    for step in tqdm(steps, desc="checkpoints", leave=False, disable=True if len(steps) == 1 else None):
+        state = checkpoints.load(step, own.most_bytes())
+        for name in ("generator", "averaged"):
+            if state[name] is None:
+                continue
+            place = {"step": step, "images_seen": state["images_seen"], "generator": KINDS[name]}
+            asked = {**place, "protocol": scorer.evaluator.protocol, "of_repeats": config.evaluation.repeats}
+            row = next((row for row in kept.rows() if asked.items() <= row.items()), None)
+            if row is None:
+                own.generator.load_state_dict(state[name])
+                row = {**asked, **(scorer(own.generator, lambda: False) or {})}
+                kept.append(row)
+            yield row
+
+
+def confirm_best(config: RunConfig, dataset: Dataset, scorer: Scorer, trainer: Trainer, run_dir: RunDir) -> None:
+    """Score the best checkpoint of a run from other latents and leave both scores in `best.json`.
+
+    The lowest of several scores is low by luck, too. What is there already is not made again. Raises Stopped if told to
+    stop meanwhile.
+    """
+    best = trainer.best()
+    confirmed = run_dir.read_json("best.json")
+    if best is None or (isinstance(confirmed, dict) and confirmed.get("chosen") == best):
+        return
+    state = trainer.checkpoints.load(best["step"])
+    generator = build_generator(config, image_spec(dataset))
+    generator.load_state_dict(next(state[name] for name, kind in KINDS.items() if kind == best["generator"]))
+    again = scorer(generator.to(trainer.step.device), trainer.stop.requested, "best")
+    if again is None:
+        raise Stopped(trainer.stop.exit_code or DONE)
+    run_dir.write_json("best.json", {"step": best["step"], "generator": best["generator"], **again, "chosen": best})

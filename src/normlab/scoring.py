@@ -1,0 +1,110 @@
+"""From a configuration to what scores: a run's generator, or images without any run."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from normlab.config import RunConfig
+from normlab.data.image_sets import open_image_set
+from normlab.data.images import Dataset, Images
+from normlab.errors import Complaint, DataError
+from normlab.evaluation.comparison import Comparison
+from normlab.evaluation.evaluator import Evaluator, Interrupted
+from normlab.evaluation.features import FEATURES, open_features
+from normlab.evaluation.sanity import sanity
+from normlab.evaluation.statistics import NonFiniteFeatures
+from normlab.registry import unknown
+
+
+def check_features(config: RunConfig) -> list[Complaint]:
+    """Return what is wrong with the choice of features."""
+    choices = ["auto", "none", *FEATURES.names()]
+    chosen = config.evaluation.features
+    return [] if chosen in choices else [unknown("evaluation.features", chosen, choices)]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scores a generator, for the trainer; `info` says with which features."""
+
+    evaluator: Evaluator
+    info: str
+
+    def __call__(
+        self, generator: nn.Module, stop: Callable[[], bool], purpose: str = "evaluation"
+    ) -> Mapping[str, Any] | None:
+        """Return a row of scores, or None if `stop` ended the evaluation; each purpose has latents of its own."""
+        try:
+            result = self.evaluator.evaluate(generator, stop, purpose)
+        except Interrupted:
+            return None
+        shares = {} if result.class_shares is None else {"class_shares": list(result.class_shares)}
+        repeats = {"repeats": result.repeats} if result.repeats else {}
+        return {"protocol": self.evaluator.protocol, "flags": list(result.flags), **result.metrics, **repeats, **shares}
+
+
+def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> Scorer | None:
+    """Return what scores a generator, its feature network ready; None for no scores."""
+    evaluation = config.evaluation
+    if evaluation.features == "none":
+        return None
+    features = open_features(evaluation.features, evaluation.weights, dataset, device)
+    evaluator = Evaluator(
+        features,
+        dataset,
+        samples=evaluation.samples,
+        split=evaluation.split,
+        batch_size=evaluation.batch_size,
+        seed=config.seed,
+        device=device,
+        repeats=evaluation.repeats,
+        kept=evaluation.kept,
+        splits=evaluation.splits,
+        conditional=bool(config.architecture.params.get("conditional")),
+    )
+    evaluator.real_statistics()  # now, since it may take a while or find that the cache cannot be written
+    return Scorer(evaluator, features.info)
+
+
+def known_scores(scorer: Scorer) -> Iterator[dict[str, Any]]:
+    """Yield rows of scores of images of which it is known how good they are."""
+    for what, count, result in sanity(scorer.evaluator):
+        yield {"images": what, "count": count, **result.metrics, "flags": list(result.flags)}
+
+
+def score_sets(config: RunConfig, real: Path, fake: Path, device: torch.device) -> dict[str, Any]:
+    """Return a row of scores of the images at one path against those at another; `auto` is Inception here.
+
+    Raises DataError for what is no set of images of two or more, or for features that are not finite.
+    """
+    evaluation = config.evaluation
+    sets = [open_image_set(path) for path in (real, fake)]
+    for path, images in zip((real, fake), sets, strict=True):
+        if images.count < 2:
+            raise DataError(str(path), "holds a single image", "give two or more, which a covariance needs")
+    kind = "inception" if evaluation.features == "auto" else evaluation.features
+    channels = max(images.channels for images in sets)
+    shape = (channels, *next(iter(sets[0].read(channels))).shape[1:])
+    nothing = Images(np.empty((0, *shape), np.uint8), None)
+    stand_in = Dataset(config.dataset.name, nothing, nothing, None, "", False, ())
+    features = open_features(kind, evaluation.weights, stand_in, device)
+    comparison = Comparison(
+        features=features,
+        channels=channels,
+        kept=evaluation.kept,
+        splits=evaluation.splits,
+        batch_size=evaluation.batch_size,
+        device=device,
+    )
+    try:
+        protocol, result = comparison.evaluate(*sets)
+    except NonFiniteFeatures:
+        problem = f"{features.info} makes infinities or NaN of these images"
+        raise DataError("evaluation.features", problem, "choose others") from None
+    described = {"real": str(real), "fake": str(fake), "features": features.info}
+    return {**described, "protocol": protocol, "flags": list(result.flags), **result.metrics}

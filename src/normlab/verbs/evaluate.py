@@ -1,0 +1,82 @@
+"""`normlab evaluate RUN...`: score the checkpoints of runs again, by their own protocol or another."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normlab import composition, launching, rescoring
+from normlab.config import RunConfig
+from normlab.errors import DONE, Complaint, ConfigurationError
+from normlab.outputs import plain_json
+from normlab.outputs.run_dir import RunDir
+from normlab.reports import tables
+from normlab.reports.runs import METRICS
+from normlab.verbs.arguments import Arguments
+
+CHECKPOINT = "checkpoint"
+WORDS = "folders of runs; checkpoint=best|last|all|STEP (default last); settings such as evaluation.repeats=5"
+TAKEN = ("evaluation", "dataset.root", "dataset.download", "device", "threads", "plugins", "debug")
+
+
+def run(arguments: list[str]) -> int:
+    """Score what the words name, print a table, and keep the rows in each run's `scores.jsonl`."""
+    parser = Arguments("evaluate", "Score the checkpoints of runs again; the rows are kept in their scores.jsonl.")
+    parser.add_argument("words", metavar="RUN|KEY=VALUE", nargs="+", help=WORDS)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_intermixed_args(arguments)
+    given = [word for word in options.words if "=" in word and not Path(word).exists()]
+    folders = [Path(word) for word in options.words if word not in given]
+    if not folders:
+        raise ConfigurationError("RUN", "is missing", "name the folder of a run")
+    which = next((word.partition("=")[2] for word in reversed(given) if word.startswith(f"{CHECKPOINT}=")), "last")
+    overrides = [word for word in given if not word.startswith(f"{CHECKPOINT}=")]
+    plans = [_planned(folder, overrides, which) for folder in folders]
+    results = [
+        {"run": str(run_dir.path), "rows": _scored(settings, run_dir, steps)} for settings, run_dir, steps in plans
+    ]
+    print(plain_json.dump({"runs": results}) if options.json else _table(results))
+    return DONE
+
+
+def _planned(folder: Path, overrides: list[str], which: str) -> tuple[RunConfig, RunDir, list[int]]:
+    """Return a run's settings with the overrides, and the steps to score, before any work starts."""
+    run_dir = RunDir(folder)
+    if not run_dir.exists():
+        raise ConfigurationError(str(folder), "is not the folder of a run", "name a folder that holds a config.yaml")
+    settings, complaints = composition.configure([f"resume={folder}", *overrides])
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+~")
+        if not any(key == taken or key.startswith(f"{taken}.") for taken in TAKEN):
+            complaints.append(Complaint(key, "cannot change a run that is scored", f"{', '.join(TAKEN)} may be given"))
+    if settings.evaluation.features == "none":
+        complaints.append(Complaint("evaluation.features", "is none in this run", "give evaluation.features=auto"))
+    return launching.checked(settings, complaints), run_dir, rescoring.steps_to_score(run_dir, which)
+
+
+def _scored(settings: RunConfig, run_dir: RunDir, steps: list[int]) -> list[dict[str, Any]]:
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    return list(rescoring.score_again(settings, run_dir, steps))
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    shown = (
+        "step",
+        "generator",
+        *METRICS,
+        "kid",
+        "kernel_distance",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "flags",
+    )
+    rows = [
+        {"run": Path(result["run"]).name, **{key: row[key] for key in shown if key in row}}
+        for result in results
+        for row in result["rows"]
+    ]
+    protocols = sorted({row["protocol"] for result in results for row in result["rows"]})
+    return "\n".join([tables.render(rows), *(f"protocol: {protocol}" for protocol in protocols)])

@@ -1,0 +1,181 @@
+"""`normlab score` against torch-fidelity, on the same folders with the same weights."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from normlab.randomness import stream
+from tests.conftest import Command
+
+
+def make_images(
+    folder: Path, count: int, *, size: tuple[int, int], mode: str = "RGB", seed: int = 0, shift: int = 0
+) -> Path:
+    """Write smooth random images, so that features differ between them."""
+    folder.mkdir(parents=True)
+    shape = (count, 5, 4) if mode == "L" else (count, 5, 4, 3)
+    coarse = torch.randint(200, shape, generator=stream(seed, "images")) + shift
+    for number, pixels in enumerate(coarse.numpy().astype(np.uint8)):
+        Image.fromarray(pixels, mode).resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:03}.png")
+    return folder
+
+
+Extract = Callable[[Path], torch.Tensor]
+
+
+@pytest.fixture
+def extract(inception_weights: Path) -> Extract:
+    """Take the images of a folder to torch-fidelity's features of its layer of 64."""
+    network = FeatureExtractorInceptionV3("reference", ["64"], str(inception_weights))
+
+    def features(folder: Path) -> torch.Tensor:
+        images = [np.asarray(Image.open(path).convert("RGB")).copy() for path in sorted(folder.glob("*.png"))]
+        return network(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))[0]
+
+    return features
+
+
+def score(normlab: Command, real: Path, fake: Path, *words: str) -> dict[str, Any]:
+    result = normlab("score", str(real), str(fake), "device=cpu", "--json", *words)
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, float], traces: float, layer: int) -> None:
+    names = ("fid", "kid") if layer == 2048 else ("frechet_distance", "kernel_distance")
+    # The tolerance is of the distance's own terms: near-equal sets leave a difference of large numbers.
+    assert abs(found[names[0]] - expected["frechet_inception_distance"]) < 1e-6 * traces
+    assert found[names[1]] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-6)
+    assert found["precision"] == pytest.approx(expected["precision"], abs=1e-6)
+    assert found["recall"] == pytest.approx(expected["recall"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "mode", "shift"),
+    [(66, (37, 29), "RGB", 20), (20, (37, 29), "RGB", 20), (20, (32, 32), "L", 30), (66, (20, 20), "RGB", 0)],
+    ids=["odd sizes", "fewer images than dimensions", "grey", "near-equal sets"],
+)
+def test_scores_equal_torch_fidelity(
+    normlab: Command,
+    tmp_path: Path,
+    inception_weights: Path,
+    extract: Extract,
+    count: int,
+    size: tuple[int, int],
+    mode: str,
+    shift: int,
+):
+    real = make_images(tmp_path / "real", count, size=size, mode=mode)
+    fake = make_images(tmp_path / "fake", count, size=size, mode=mode, seed=1 if shift else 0, shift=shift)
+    if not shift:  # the same images but for one
+        shutil.copy(fake / "001.png", fake / "000.png")
+    found = score(normlab, real, fake, "evaluation.features=inception-64", f"evaluation.weights={inception_weights}")
+    sides = extract(fake), extract(real)
+    traces = sum(float(torch.cov(features.double().T).trace()) for features in sides)
+    statistics = [fid_features_to_statistics(features) for features in sides]
+    expected = {
+        **fid_statistics_to_metric(*statistics, verbose=False),
+        **kid_features_to_metric(*sides, kid_subsets=1, kid_subset_size=count, verbose=False),
+        **prc_features_to_metric(*sides, verbose=False),
+    }
+    assert_equal(found, expected, traces, 64)
+    assert ("few_samples" in found["flags"]) == (count < 64)
+
+
+@pytest.mark.slow
+def test_published_scores_equal_the_command_line_of_torch_fidelity(
+    normlab: Command, tmp_path: Path, inception_weights: Path
+):
+    """At the last layer, and the Inception score of one split."""
+    real = make_images(tmp_path / "real", 8, size=(32, 32))
+    fake = make_images(tmp_path / "fake", 8, size=(32, 32), seed=1, shift=20)
+    found = score(normlab, real, fake, "evaluation.splits=1", f"evaluation.weights={inception_weights}")
+
+    layers = [word for metric in ("fid", "kid", "prc") for word in (f"--feature-layer-{metric}", "2048")]
+    command = ["-m", "torch_fidelity.fidelity", "--input1", str(fake), "--input2", str(real)]
+    command += ["--fid", "--kid", "--prc", "--isc", "--kid-subsets", "1", "--kid-subset-size", "8", "--isc-splits", "1"]
+    command += ["--feature-extractor", "inception-v3-compat", *layers]
+    command += ["--feature-extractor-weights-path", str(inception_weights)]
+    command += ["--cpu", "--json", "--silent", "--no-cache", "--save-cpu-ram"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    expected = json.loads(done.stdout[done.stdout.index("{") :])
+
+    # The distance is itself below the sum of the traces and the squared length between the means.
+    assert_equal(found, expected, traces=found["fid"], layer=2048)
+    assert found["inception_score"] == pytest.approx(expected["inception_score_mean"], rel=1e-6)
+
+
+def test_arrays_zips_and_folders_of_the_same_images_score_alike(
+    normlab: Command, tmp_path: Path, inception_weights: Path
+):
+    real = make_images(tmp_path / "real", 10, size=(16, 16))
+    fake = make_images(tmp_path / "fake", 10, size=(16, 16), seed=1)
+    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(fake.glob("*.png"))])
+    np.save(tmp_path / "fake.npy", pixels)
+    np.savez(tmp_path / "fake.npz", images=pixels)
+    shutil.make_archive(str(tmp_path / "fake"), "zip", fake)
+    words = ["evaluation.features=inception-64", f"evaluation.weights={inception_weights}"]
+    rows = [score(normlab, real, tmp_path / name, *words) for name in ("fake", "fake.npy", "fake.npz", "fake.zip")]
+    assert len({row["protocol"] for row in rows}) == 1
+    for row in rows[1:]:
+        assert {**row, "fake": rows[0]["fake"]} == rows[0]
+
+
+def test_images_of_many_sizes_are_scored_each_in_its_own(normlab: Command, tmp_path: Path, inception_weights: Path):
+    real = make_images(tmp_path / "real", 8, size=(16, 16))
+    fake = make_images(tmp_path / "fake", 4, size=(16, 16), seed=1)
+    for path in make_images(tmp_path / "wide", 4, size=(24, 9), seed=2).glob("*.png"):
+        path.rename(fake / f"wide{path.name}")
+    found = score(normlab, real, fake, "evaluation.features=inception-64", f"evaluation.weights={inception_weights}")
+    assert found["protocol"].endswith("/samples-8/kept-10000/splits-10")
+    assert found["flags"] == ["few_samples", "few_real_images"]
+
+
+def test_grey_images_are_scored_by_the_classifier_of_a_data_set(normlab: Command, tmp_path: Path):
+    real = make_images(tmp_path / "real", 30, size=(32, 32), mode="L")
+    found = score(normlab, real, real, "evaluation.features=classifier", "dataset=mnist")
+    assert found["protocol"].startswith("classifier-")
+    assert found["frechet_distance"] == pytest.approx(0, abs=1e-6)
+    assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "message"),
+    [
+        (["nowhere", "real"], 3, "error: nowhere: is not there"),
+        (["real", "empty"], 3, "error: empty: holds no images"),
+        (["real", "one"], 3, "error: one: holds a single image"),
+        (["real", "real", "train.batch_size=3"], 2, "error: train: changes nothing in a score"),
+        (["real", "real", "evaluation.features=inceptoin"], 2, "did you mean 'inception'?"),
+        (
+            ["real", "real", "evaluation.features=torchscript"],
+            3,
+            "error: evaluation.weights: torchscript features need",
+        ),
+        (["real"], 2, "error: score: "),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(
+    normlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], exit_code: int, message: str
+):
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "real", 3, size=(8, 8))
+    make_images(tmp_path / "one", 1, size=(8, 8))
+    (tmp_path / "empty").mkdir()
+    result = normlab("score", *words)
+    assert result.exit_code == exit_code
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
