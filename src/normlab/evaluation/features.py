@@ -184,13 +184,20 @@ def open_features(kind: str, weights: str | None, dataset: Dataset, device: torc
 
 @contextmanager
 def scoring(device: torch.device) -> Generator[None]:
-    """Compute without gradients and in float32: scores must not depend on the precision of the training around them."""
+    """Compute without gradients and in float32."""
+    with torch.no_grad(), in_float32(device):
+        yield
+
+
+@contextmanager
+def in_float32(device: torch.device) -> Generator[None]:
+    """Compute in float32: scores must not depend on the precision of the training around them."""
     convolutions: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]  # set at run time
     products = torch.backends.cuda.matmul
     before = convolutions.fp32_precision, products.fp32_precision
     convolutions.fp32_precision = products.fp32_precision = "ieee"
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
         convolutions.fp32_precision, products.fp32_precision = before
