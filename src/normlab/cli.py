@@ -23,6 +23,7 @@ from normlab.signals import postponed
 VERBS = {
     "train": "train a run; with -m sweep over several",
     "status": "show how runs stand",
+    "report": "compare runs: how good, how steady, how fast to get there",
     "list": "show every part there is, its parameters and defaults",
     "sample": "draw images from a trained generator",
     "verify": "check the folder of a run, its checkpoints above all",
