@@ -26,6 +26,7 @@ VERBS = {
     "evaluate": "score the checkpoints of runs again",
     "score": "score one set of images against another",
     "status": "show how runs stand",
+    "report": "compare runs: how good, how steady, how fast to get there",
     "list": "show every part there is, its parameters and defaults",
     "sample": "draw images from a trained generator",
     "verify": "check the folder of a run, its checkpoints above all",

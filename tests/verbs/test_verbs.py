@@ -161,7 +161,7 @@ def test_load_gives_the_generator_to_python(run: Path) -> None:
     assert not generator.training
 
 
-@pytest.mark.parametrize("verb", ["status", "verify", "sample"])
+@pytest.mark.parametrize("verb", ["status", "report", "verify", "sample"])
 def test_a_folder_without_a_run_is_refused(normlab: Command, verb: str) -> None:
     refused = normlab(verb, "/no/such/folder")
 

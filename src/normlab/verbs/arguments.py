@@ -1,6 +1,8 @@
 """How the verbs read their words: argparse, but a mistake is one line, as everywhere."""
 
 import argparse
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NoReturn
 
 from normlab.errors import ConfigurationError
@@ -9,6 +11,16 @@ from normlab.errors import ConfigurationError
 def modules(text: str) -> tuple[str, ...]:
     """Return the names of modules in a list of them, with brackets or without."""
     return tuple(name.strip() for name in text.strip("[]").split(",") if name.strip())
+
+
+def existing_folders(words: Iterable[str]) -> list[Path]:
+    """Return the folders that words name; raise ConfigurationError for one that is none."""
+    folders = [Path(word) for word in words]
+    for folder in folders:
+        if not folder.is_dir():
+            remedy = "name a run's folder, or one above it such as outputs"
+            raise ConfigurationError(str(folder), "is no folder", remedy)
+    return folders
 
 
 class Arguments(argparse.ArgumentParser):

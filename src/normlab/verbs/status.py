@@ -13,7 +13,7 @@ from normlab.reports import tables
 from normlab.reports.runs import Run, find_runs
 from normlab.reports.screen import Screen
 from normlab.sweeps.record import is_sweeping
-from normlab.verbs.arguments import Arguments
+from normlab.verbs.arguments import Arguments, existing_folders
 from normlab.verbs.continuing import how_to_continue
 
 WATCH_SECONDS = 2.0
@@ -31,12 +31,7 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(_with_interval(arguments))
     if options.json and options.watch is not None:
         raise ConfigurationError("--watch", "shows a table, not JSON", "leave out one of --watch and --json")
-    folders = [Path(folder) for folder in options.folders]
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigurationError(
-                str(folder), "is no folder", "name a run's folder, or one above it such as outputs"
-            )
+    folders = existing_folders(options.folders)
     if options.watch is not None:
         return _watch(folders, options.watch)
     runs = list(find_runs(folders))

@@ -1,0 +1,145 @@
+"""Runs that belong together: by what they are measured by, and by what they are."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from normlab import config
+from normlab.errors import ConfigurationError
+from normlab.registry import unknown
+from normlab.reports.convergence import protocol_of
+from normlab.reports.runs import Run
+
+TECHNIQUES = ("normalization.generator.name", "normalization.discriminator.name")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in the seed alone.
+
+    settings: what determines their result, by dotted key, and the names of the penalties.  label: the techniques, and
+    whatever else differs from the arms beside it.
+    """
+
+    label: str
+    settings: Mapping[str, Any]
+    runs: Sequence[Run]
+
+    def functions(self) -> dict[str, Any]:
+        """Return the settings that say which functions are minimised."""
+        return {key: value for key, value in self.settings.items() if key.split(".")[0] in ("loss", "penalty")}
+
+
+def by_protocol(runs: Iterable[Run]) -> dict[tuple[str, str | None], list[Run]]:
+    """Return runs by data set and protocol; one without a protocol goes with the most of its data set."""
+    groups: dict[tuple[str, str | None], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((_settings(run)["dataset.name"], protocol_of(run.evaluations)), []).append(run)
+    for data, protocol in list(groups):
+        others = [key for key in groups if key[0] == data and key[1] is not None]
+        if protocol is None and others:
+            groups[max(others, key=lambda key: len(groups[key]))] += groups.pop((data, None))
+    return groups
+
+
+def same_settings(runs: Iterable[Run]) -> list[list[Run]]:
+    """Return the runs in lists of those that are one run in several folders, the one to go by first.
+
+    That is the one that got furthest, of equals one that was not set aside by `fresh=true`.
+    """
+    twins: dict[str, list[Run]] = {}
+    for run in runs:
+        twins.setdefault(json.dumps([_settings(run), _seed(run)], sort_keys=True), []).append(run)
+    return [sorted(folders, key=_merit, reverse=True) for folders in twins.values()]
+
+
+def arms(runs: Iterable[Run]) -> list[Arm]:
+    """Return the arms that runs make, in the order of their first runs."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(_settings(run), sort_keys=True), []).append(run)
+    settings = [_settings(group[0]) for group in groups.values()]
+    labels = _labels(settings)
+    return [Arm(*parts) for parts in zip(labels, settings, groups.values(), strict=True)]
+
+
+def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
+    """Return the arm whose settings are as wanted.
+
+    By default it is one whose discriminator has no technique, and no penalty if there is such a one, with the most
+    runs; or else the first of all.  wanted: values as on the command line, by dotted key; a part's `.name` may be left
+    out. Raises ConfigurationError if a key is none of theirs, or not exactly one arm has the values.
+    """
+    if not wanted:
+        bare = [arm for arm in arms if arm.settings[TECHNIQUES[1]] == "none"]
+        return max(bare or arms[:1], key=lambda arm: (arm.settings["penalty"] == "none", len(arm.runs)))
+    keys = {key: key if any(key in arm.settings for arm in arms) else f"{key}.name" for key in wanted}
+    for key, full in keys.items():
+        if not any(full in arm.settings for arm in arms):
+            raise ConfigurationError.of(
+                [unknown("--baseline", key, [*TECHNIQUES, *_differing([arm.settings for arm in arms])], "a setting")]
+            )
+    fitting = [arm for arm in arms if all(_is(arm.settings.get(keys[key]), text) for key, text in wanted.items())]
+    words = " ".join(f"{key}={text}" for key, text in wanted.items())
+    if not fitting:
+        raise ConfigurationError("--baseline", f"no arm has {words}", f"there are {_listed(arms)}")
+    if len(fitting) > 1:
+        raise ConfigurationError(
+            "--baseline", f"{words} fits {_listed(fitting)}", "add the setting that they differ in"
+        )
+    return fitting[0]
+
+
+def _labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    labels = [_label(arm, _differing(arms)) for arm in arms]
+    if len({*labels}) < len(labels):  # some arm has a setting that another has no word for
+        partly = [key for arm in arms for key in arm if any(key not in other for other in arms)]
+        labels = [_label(arm, dict.fromkeys([*_differing(arms), *partly])) for arm in arms]
+    return labels
+
+
+def _label(arm: Mapping[str, Any], keys: Iterable[str]) -> str:
+    others = [f"{key.removesuffix('.name')}={arm[key]}" for key in keys if key in arm]
+    return " ".join([f"G:{arm[TECHNIQUES[0]]} D:{arm[TECHNIQUES[1]]}", *others])
+
+
+def _differing(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys, but for the techniques' names, that arms have and have differently.
+
+    What one arm has and another does not is a parameter of a part that only the first has, and goes with its name.
+    """
+    keys = dict.fromkeys(key for arm in arms for key in arm if key not in TECHNIQUES)
+    return [key for key in keys if len({json.dumps(arm[key]) for arm in arms if key in arm}) > 1]
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    assert run.settings is not None
+    own = {key: value for key, value in config.identity(run.settings).items() if key != "seed"}
+    return own | {"penalty": "+".join(sorted(run.settings.penalty)) or "none"}
+
+
+def _seed(run: Run) -> int:
+    assert run.settings is not None
+    return run.settings.seed
+
+
+def _merit(run: Run) -> tuple[int, bool]:
+    return (0 if run.status is None else run.status.step, ".old-" not in run.path.name)
+
+
+def _is(value: Any, text: str) -> bool:
+    """Return whether a setting has the value that a text on the command line stands for."""
+    if isinstance(value, float):  # YAML does not take 2e-4 for a number
+        with suppress(ValueError):
+            return float(text) == value
+    with suppress(yaml.YAMLError):
+        return str(value) == text or value == yaml.safe_load(text)
+    return False
+
+
+def _listed(arms: Sequence[Arm]) -> str:
+    return ", ".join(f"'{arm.label}'" for arm in arms)

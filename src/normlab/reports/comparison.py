@@ -1,0 +1,300 @@
+"""Arms side by side: how good, how steady and how fast, in numbers over their seeds."""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+from normlab.outputs.run_dir import RunDir
+from normlab.outputs.sinks import JsonLines
+from normlab.reports import arms as grouping
+from normlab.reports import convergence
+from normlab.reports.arms import Arm
+from normlab.reports.convergence import UNITS, Point, Speedup
+from normlab.reports.measured import Measured, Unmeasurable, measured
+from normlab.reports.runs import Run
+from normlab.reports.stability import last_half, log_interval, stability
+
+# Numbers of stability that depend on which function the loss is, and on how often it was logged.
+OF_THE_LOSS = ("loss/", "score_gap/", "gradient_norm/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What a run that is done or has diverged brings to a comparison; one that diverged has points alone.
+
+    final: the metric at the last evaluation.  last_step, log_interval: of its logged rows.  machine: where it trained.
+    """
+
+    run: Run
+    seed: int
+    points: list[Point]
+    final: Measured
+    stability: dict[str, Measured]
+    last_step: int
+    log_interval: float | None
+    machine: str
+
+    @property
+    def is_done(self) -> bool:
+        return self.run.state == "done"
+
+    @property
+    def has_values(self) -> bool:
+        return any(point.value is not None for point in self.points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What all arms of a comparison are measured by.
+
+    level: that the metric is to reach, or None; unless `level_is_given`, the median of the baseline's final values.
+    horizon: up to where every run that is done and has values was evaluated, by unit.  stretch: between how many images
+    seen each of them has values.
+    """
+
+    metric: str
+    level: float | None
+    level_is_given: bool
+    horizon: dict[str, float]
+    stretch: tuple[float, float]
+
+    def times(self, runs: Iterable[Ended], unit: str) -> dict[int, float | None]:
+        """Return when runs reached the level, by seed: None for one that did not within the horizon, or diverged.
+
+        One that is done but has no values may have reached it or not, and is left out.
+        """
+        return {run.seed: self.time(run, unit) for run in runs if run.has_values or not run.is_done}
+
+    def time(self, run: Ended, unit: str) -> float | None:
+        if self.level is None or not run.is_done:
+            return None
+        point = convergence.reached(run.points, self.level, self.metric)
+        return None if point is None or point.at[unit] > self.horizon[unit] else point.at[unit]
+
+    def area(self, run: Ended) -> Measured:
+        return measured(partial(convergence.log_area, run.points, *self.stretch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """An arm in a comparison: means over its runs that are done, and times over those that diverged, too.
+
+    quality, deviation: mean and standard deviation of the final values.  reached: how many of the `timed` runs reached
+    the level.  times: restricted means of theirs, by unit.
+    """
+
+    arm: Arm
+    ended: list[Ended]
+    quality: float | None
+    deviation: float | None
+    stability: dict[str, float | None]
+    area: float | None
+    timed: int
+    reached: int
+    times: dict[str, float]
+    speedup: dict[str, Speedup]
+
+    def count(self, *states: str) -> int:
+        return sum(run.state in states for run in self.arm.runs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Arms on one data set by one protocol, the baseline first; `notes` say what a reader must know of the numbers."""
+
+    dataset: str
+    protocol: str | None
+    terms: Terms
+    results: list[Result]
+    notes: list[str]
+
+
+def compare(
+    runs: Sequence[Run],
+    dataset: str,
+    protocol: str | None,
+    *,
+    metric: str | None = None,
+    level: float | None = None,
+    baseline: Mapping[str, str] | None = None,
+) -> Comparison:
+    """Compare the arms that runs of one data set make, no two of them with the same settings and seed.
+
+    metric: by default the first of `convergence.METRICS` that the runs have.  level: by default the baseline's median
+    final value.  baseline: as `arms.baseline` takes it, whose errors this raises.
+    """
+    metric = metric or next(iter(metrics(runs, protocol)), convergence.METRICS[0])
+    arms = grouping.arms(runs)
+    first = grouping.baseline(arms, baseline or {})
+    arms = [first, *(arm for arm in arms if arm is not first)]
+    ended = [[_read(run, metric, protocol) for run in arm.runs if run.state in ("done", "diverged")] for arm in arms]
+    terms = _terms(ended, metric, level)
+    interval = next((run.log_interval for own in ended for run in own if run.is_done), None)
+    results = [
+        _result(arm, [_beside(run, arm, first, interval) for run in own], ended[0], terms)
+        for arm, own in zip(arms, ended, strict=True)
+    ]
+    return Comparison(
+        dataset=dataset, protocol=protocol, terms=terms, results=results, notes=list(_notes(results, protocol, terms))
+    )
+
+
+def metrics(runs: Iterable[Run], protocol: str | None) -> list[str]:
+    """Return which metrics runs have by a protocol."""
+    rows = [row for run in runs for row in run.evaluations if row.get("protocol") == protocol]
+    return [name for name in convergence.METRICS if any(row.get(name) is not None for row in rows)]
+
+
+def _read(run: Run, metric: str, protocol: str | None) -> Ended:
+    assert run.settings is not None
+    rows = JsonLines(RunDir(run.path).metrics).rows()
+    spectra = JsonLines(run.path / "spectra.jsonl").rows()
+    points = convergence.curve(run.evaluations, metric, protocol)
+    return Ended(
+        run=run,
+        seed=run.settings.seed,
+        points=points,
+        final=measured(partial(_final, run, points, metric)),
+        stability=stability(rows, spectra, last_half(rows)) if run.state == "done" else {},
+        last_step=rows[-1]["step"] if rows else 0,
+        log_interval=log_interval(rows),
+        machine=_machine(run.path),
+    )
+
+
+def _final(run: Run, points: Sequence[Point], metric: str) -> float:
+    if run.state != "done":
+        raise Unmeasurable("diverged")
+    if not points:
+        raise Unmeasurable("not evaluated")
+    if (value := points[-1].value) is None:
+        raise Unmeasurable(f"the last evaluation is flagged or has no {metric}, so there is no final value")
+    return value
+
+
+def _machine(folder: Path) -> str:
+    environment = RunDir(folder).read_json("environment.json")
+    told = environment if isinstance(environment, dict) else {}
+    return f"{told.get('device_name')} with {told.get('threads')} threads"
+
+
+def _beside(run: Ended, arm: Arm, baseline: Arm, interval: float | None) -> Ended:
+    """Return a run without the numbers that must not stand beside the baseline's."""
+    if arm.functions() != baseline.functions():
+        reason = "another loss or penalty than the baseline: numbers of loss, scores and gradient norms left blank"
+    elif run.log_interval != interval:
+        reason = "not logged as often as the baseline: numbers of loss, scores and gradient norms left blank"
+    else:
+        return run
+    blanks = {key: Measured(None, reason) for key in run.stability if key.startswith(OF_THE_LOSS)}
+    return replace(run, stability=run.stability | blanks)
+
+
+def _terms(ended: Sequence[Sequence[Ended]], metric: str, level: float | None) -> Terms:
+    """Return the terms that arms are compared on, the baseline's runs being the first."""
+    followed = [run for own in ended for run in own if run.is_done and run.has_values]
+    finals = [run.final.value for run in ended[0] if run.final.value is not None]
+    # Seconds of two machines are not the same unit.
+    units = [unit for unit in UNITS if followed and (unit != "seconds" or len({run.machine for run in followed}) == 1)]
+    seen = [[point.at["images_seen"] for point in run.points if point.value is not None] for run in followed]
+    return Terms(
+        metric=metric,
+        level=statistics.median(finals) if level is None and finals else level,
+        level_is_given=level is not None,
+        horizon={unit: min(run.points[-1].at[unit] for run in followed) for unit in units},
+        stretch=(
+            max((images[0] for images in seen if images), default=0.0),
+            min((images[-1] for images in seen if images), default=0.0),
+        ),
+    )
+
+
+def _result(arm: Arm, own: list[Ended], baseline: Sequence[Ended], terms: Terms) -> Result:
+    done = [run for run in own if run.is_done]
+    finals = [run.final.value for run in done if run.final.value is not None]
+    keys = dict.fromkeys(key for run in done for key in run.stability)
+    units = terms.horizon if terms.level is not None else {}
+    times, others = ({unit: terms.times(runs, unit) for unit in units} for runs in (own, baseline))
+    steps = times.get("step", {})
+    is_baseline = [run.run for run in own] == [run.run for run in baseline]
+    return Result(
+        arm=arm,
+        ended=own,
+        quality=_mean(run.final for run in done),
+        deviation=statistics.stdev(finals) if len(finals) > 1 else None,
+        stability={key: _mean(run.stability[key] for run in done if key in run.stability) for key in keys},
+        area=_mean(terms.area(run) for run in done),
+        timed=len(steps),
+        reached=sum(time is not None for time in steps.values()),
+        times={unit: convergence.restricted_mean([*times[unit].values()], units[unit]) for unit in units if steps},
+        speedup={
+            unit: convergence.speedup(times[unit], others[unit], units[unit]) for unit in units if not is_baseline
+        },
+    )
+
+
+def _mean(numbers: Iterable[Measured]) -> float | None:
+    values = [number.value for number in numbers if number.value is not None]
+    return statistics.fmean(values) if values else None
+
+
+def _notes(results: Sequence[Result], protocol: str | None, terms: Terms) -> Iterator[str]:
+    """Yield what the tables of a comparison cannot say, a line each."""
+    done = [run for result in results for run in result.ended if run.is_done]
+    yield from _missing_numbers(done, terms)
+    for result in results:
+        for reason in dict.fromkeys(speedup.reason for speedup in result.speedup.values() if speedup.reason):
+            yield f"{result.arm.label}: {reason}"
+        if any(speedup.low is not None and not speedup.paired for speedup in result.speedup.values()):
+            yield f"{result.arm.label}: not the baseline's seeds, so the interval is that of two independent samples"
+    if terms.level is None:
+        yield "the baseline has no final value, so there is no level to reach: state one with --level"
+    elif at_once := sum(terms.time(run, "step") == 0 for run in done if run.has_values):
+        yield f"the level is no better than where {at_once} of {len(done)} runs began: a time of 0 says nothing"
+    yield from _unequal(done, terms)
+    if changed := sum(RunDir(run.run.path).changes.exists() for run in done):
+        yield f"{changed} of {len(done)} runs had a setting changed on their way: see their changes.jsonl"
+    yield from _left_out(done, protocol)
+
+
+def _missing_numbers(done: Sequence[Ended], terms: Terms) -> Iterator[str]:
+    reasons: Counter[str] = Counter()
+    for run in done:
+        area = [] if run.final.value is None else [terms.area(run)]
+        reasons.update({number.reason for number in (run.final, *area, *run.stability.values()) if number.reason})
+    for reason, count in reasons.items():
+        yield f"{reason} ({count} of {len(done)} runs)"
+
+
+def _unequal(done: Sequence[Ended], terms: Terms) -> Iterator[str]:
+    """Yield in what runs were not measured alike."""
+    lengths = [run.last_step for run in done]
+    if lengths and max(lengths) > 1.01 * min(lengths):
+        yield f"runs end at {min(lengths):,} to {max(lengths):,} steps: quality and stability are of each run's own end"
+    intervals = {interval for run in done if (interval := evaluation_interval(run)) is not None}
+    if len(intervals) > 1:
+        most, least = min(intervals), max(intervals)
+        yield f"evaluated every {most:g} to {least:g} steps: less often by itself makes times later"
+    if terms.horizon and "seconds" not in terms.horizon:
+        yield "runs of different machines: seconds are left out"
+
+
+def evaluation_interval(run: Ended) -> float | None:
+    """Return how many steps lie between evaluations, as a median: no time is known better than that."""
+    steps = [point.at["step"] for point in run.points]
+    gaps = [after - before for before, after in pairwise(steps)]
+    return statistics.median_low(gaps) if gaps else None
+
+
+def _left_out(done: Sequence[Ended], protocol: str | None) -> Iterator[str]:
+    """Yield which evaluations do not count."""
+    rows = [row for run in done for row in run.run.evaluations]
+    if others := sum(row.get("protocol") != protocol for row in rows):
+        yield f"{others} evaluations by another protocol are left out"
+    flags = Counter(flag for row in rows if row.get("protocol") == protocol for flag in row.get("flags") or ())
+    if flags:
+        yield "flagged evaluations do not count: " + ", ".join(f"{count} {flag}" for flag, count in flags.items())

@@ -1,0 +1,190 @@
+"""`normlab report DIR...`: compare runs."""
+
+import argparse
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from normlab import config
+from normlab.errors import DONE, ConfigurationError
+from normlab.outputs import plain_json
+from normlab.registry import unknown
+from normlab.reports import arms, convergence, tables, terminal
+from normlab.reports.comparison import Comparison, Ended, compare, metrics
+from normlab.reports.runs import Run, find_runs
+from normlab.verbs.arguments import Arguments, existing_folders
+
+DESCRIPTION = """\
+Compare runs. Those that differ in the seed alone make an arm; of each arm it says, over its seeds: how good it is at
+the end, how steadily it trained, and how soon it was as good as the baseline. Runs on other data, or scored by another
+protocol, stand in tables of their own. docs/metrics.md explains each number."""
+EXAMPLES = """\
+examples:
+  normlab report outputs/study
+  normlab report outputs/study --metric fid --level 30
+  normlab report outputs/study --baseline normalization.discriminator=spectral optimizer.lr=2e-4
+"""
+ENDED = ("done", "diverged")
+
+
+class LeftOut(NamedTuple):
+    """A run that no number is from."""
+
+    run: Run
+    reason: str
+
+
+def run(arguments: list[str]) -> int:
+    """Print the tables of each data set and protocol, or all that they are made of as JSON."""
+    options = _parser().parse_args(arguments)
+    folders = existing_folders(options.folders)
+    runs = list(find_runs(folders))
+    compared, left_out = _sorted_out(runs)
+    if not any(run.state in ENDED for run in compared):
+        problem = f"there is nothing to compare: of {len(runs)} runs none has ended" if runs else "holds no run"
+        raise ConfigurationError(", ".join(map(str, folders)), problem, "`normlab status` shows how runs stand")
+    comparisons = _comparisons(compared, options.metric, options.level, dict(options.baseline))
+    if options.json:
+        print(plain_json.dump(as_json(comparisons, left_out)))
+        return DONE
+    print("\n\n\n".join("\n".join(terminal.lines(comparison)) for comparison in comparisons))
+    if left_out:
+        rows = [{"state": each.run.state, "left out as": each.reason, "run": str(each.run.path)} for each in left_out]
+        print(f"\nLeft out\n{tables.render(rows)}")
+    return DONE
+
+
+def as_json(comparisons: Iterable[Comparison], left_out: Iterable[LeftOut]) -> dict[str, Any]:
+    return {
+        "comparisons": [_comparison_as_json(comparison) for comparison in comparisons],
+        "left_out": [{"run": str(run.path), "state": run.state, "reason": reason} for run, reason in left_out],
+    }
+
+
+def _parser() -> Arguments:
+    parser = Arguments("report", DESCRIPTION)
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
+    outputs = str(config.outputs_folder())
+    help = f"a run, or a folder with runs somewhere below it (default {outputs})"
+    parser.add_argument("folders", nargs="*", metavar="DIR", default=[outputs], help=help)
+    help = f"what is compared, by default the first that the runs have of {', '.join(convergence.METRICS)}"
+    parser.add_argument("--metric", type=_metric, metavar="NAME", help=help)
+    help = "the value of it that is to be reached, by default the median final value of the baseline's seeds"
+    parser.add_argument("--level", type=_level, metavar="VALUE", help=help)
+    help = (
+        "settings of the arm to hold the others against, by default one with discriminator technique none, or the first"
+    )
+    parser.add_argument(
+        "--baseline", nargs="+", action="extend", type=_setting, default=[], metavar="KEY=VALUE", help=help
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, with the numbers of every run")
+    return parser
+
+
+def _sorted_out(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
+    """Return the runs that are to be compared, or at least counted, and those that give no numbers."""
+    broken, sound = list[LeftOut](), list[Run]()
+    for run in runs:
+        if run.state == "broken":
+            broken.append(LeftOut(run, "cannot be read"))
+        else:
+            sound.append(run)
+    compared, left_out = list[Run](), list[LeftOut]()
+    for first, *twins in arms.same_settings(sound):
+        compared.append(first)
+        left_out += [LeftOut(twin, f"the same settings and seed as {first.path}") for twin in twins]
+        if first.state not in ENDED:
+            left_out.append(LeftOut(first, "it has not ended"))
+    return compared, broken + left_out
+
+
+def _comparisons(
+    runs: Iterable[Run], metric: str | None, level: float | None, baseline: Mapping[str, str]
+) -> list[Comparison]:
+    """Compare the runs of each data set and protocol; where none of its arms is the baseline, by the default one."""
+    groups = {key: own for key, own in arms.by_protocol(runs).items() if any(run.state in ENDED for run in own)}
+    known = dict.fromkeys(name for (_, protocol), own in groups.items() for name in metrics(own, protocol))
+    if metric is not None and metric not in known:
+        raise ConfigurationError("--metric", f"no run has {metric}", f"there are {', '.join(known) or 'none'}")
+    comparisons: list[Comparison] = []
+    errors: list[ConfigurationError] = []
+    for key, own in groups.items():
+        try:
+            comparisons.append(compare(own, *key, metric=metric, level=level, baseline=baseline))
+        except ConfigurationError as error:
+            errors.append(error)
+            other = compare(own, *key, metric=metric, level=level)
+            comparisons.append(
+                replace(other, notes=[f"not the baseline asked for: {error.complaints[0].problem}", *other.notes])
+            )
+    if len(errors) == len(groups):
+        raise errors[0]
+    return comparisons
+
+
+def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
+    terms = comparison.terms
+    return {
+        "dataset": comparison.dataset,
+        "protocol": comparison.protocol,
+        "metric": terms.metric,
+        "level": terms.level,
+        "level_is_given": terms.level_is_given,
+        "baseline": comparison.results[0].arm.label,
+        "horizon": terms.horizon,
+        "arms": [
+            {
+                "arm": result.arm.label,
+                "settings": result.arm.settings,
+                "states": {state: result.count(state) for state in dict.fromkeys(run.state for run in result.arm.runs)},
+                "quality": {"mean": result.quality, "deviation": result.deviation},
+                "stability": result.stability,
+                "timed": result.timed,
+                "reached": result.reached,
+                "times": result.times,
+                "speedup": {unit: speedup._asdict() for unit, speedup in result.speedup.items()},
+                "log_area": result.area,
+                "runs": [_run_as_json(run, comparison) for run in result.ended],
+            }
+            for result in comparison.results
+        ],
+        "notes": comparison.notes,
+    }
+
+
+def _run_as_json(run: Ended, comparison: Comparison) -> dict[str, Any]:
+    terms = comparison.terms
+    return {
+        "run": str(run.run.path),
+        "seed": run.seed,
+        "state": run.run.state,
+        "final": run.final._asdict(),
+        "stability": {name: number._asdict() for name, number in run.stability.items()},
+        "times": {unit: terms.time(run, unit) for unit in terms.horizon if run.has_values},
+        "log_area": terms.area(run)._asdict(),
+    }
+
+
+def _metric(text: str) -> str:
+    if text not in convergence.METRICS:
+        _, problem, remedy = unknown("--metric", text, list(convergence.METRICS), "a metric")
+        raise argparse.ArgumentTypeError(f"{problem} ({remedy})")
+    return text
+
+
+def _level(text: str) -> float:
+    try:
+        level = float(text)
+    except ValueError:
+        level = math.nan
+    if not math.isfinite(level):
+        raise argparse.ArgumentTypeError(f"got {text!r}, no finite number")
+    return level
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"got {text!r}, no KEY=VALUE; folders come before it")
+    return key, value

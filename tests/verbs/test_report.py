@@ -1,0 +1,325 @@
+"""`normlab report` on folders of runs that are made up, so that what it must say is known."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normlab import config
+from normlab.config import NormalizationConfig, OptimizerConfig, Part, RunConfig
+from normlab.outputs.run_dir import RunDir, Status
+from normlab.outputs.sinks import JsonLines
+
+from ..conftest import Command
+
+EVERY = 100  # steps between evaluations
+LOGGED = 10  # steps between rows
+
+
+def arm(technique: str, seed: int = 0, **others: Any) -> RunConfig:
+    normalization = NormalizationConfig(discriminator=Part(name=technique))
+    return replace(RunConfig(), normalization=normalization, seed=seed, **others)
+
+
+def fabricate(
+    folder: Path,
+    settings: RunConfig,
+    distances: Sequence[float | None] = (),
+    *,
+    state: Any = "done",
+    protocol: str = "by",
+    logged: int = LOGGED,
+    **more: Any,
+) -> Path:
+    """Write a run that was evaluated every 100 steps, and whose losses alternate between 1 and 3."""
+    run = RunDir(folder)
+    run.create()
+    run.config.write_text(config.to_yaml(settings))
+    last = EVERY * max(len(distances) - 1, 0)
+    run.write_status(Status(state=state, step=last, images_seen=64 * last))
+    for step in range(logged, last + 1, logged):
+        losses = {"loss/generator": 1.0 + 2 * (step // logged % 2), "gradient_norm/generator": 1.0}
+        JsonLines(run.metrics).append({"step": step, "images_seen": 64 * step, "seconds": step / 10, **losses})
+    for number, distance in enumerate(distances):
+        step = EVERY * number
+        place = {"step": step, "images_seen": 64 * step, "seconds": step / 10, "generator": "live"}
+        row = {**place, "protocol": protocol, "flags": [], "frechet_distance": distance, **more}
+        JsonLines(run.evaluations).append(row)
+    return folder
+
+
+def falling(reached_at: int) -> list[float]:
+    """Return distances at 11 evaluations which are 50 from step `reached_at` on, and 100 before."""
+    return [100.0 if EVERY * number < reached_at else 50.0 for number in range(11)]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Three seeds of two arms: with spectral norm they take 70 % of the steps that they take without."""
+    for seed, (steps, fewer) in enumerate([(1000, 700), (1000, 700), (1000, 700)]):
+        fabricate(tmp_path / f"study/none{seed}", arm("none", seed), falling(steps))
+        fabricate(tmp_path / f"study/spectral{seed}", arm("spectral", seed), falling(fewer))
+    return tmp_path / "study"
+
+
+def compared(normlab: Command, *words: str) -> list[dict[str, Any]]:
+    shown = normlab("report", "--json", *words)
+    assert shown.exit_code == 0, shown.stderr
+    return json.loads(shown.stdout)["comparisons"]
+
+
+def by_label(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    return {described["arm"]: described for described in comparison["arms"]}
+
+
+def test_thirty_per_cent_faster_is_shown_as_that(normlab: Command, study: Path) -> None:
+    shown = normlab("report", str(study))
+    (comparison,) = compared(normlab, str(study))
+    spectral = by_label(comparison)["G:batch D:spectral"]
+
+    assert (comparison["baseline"], comparison["level"]) == ("G:batch D:none", 50)
+    assert comparison["horizon"] == {"step": 1000, "images_seen": 64000, "seconds": 100}
+    assert {unit: told["percent"] for unit, told in spectral["speedup"].items()} == pytest.approx(
+        {"step": 30, "images_seen": 30, "seconds": 30}
+    )
+    assert spectral["stability"]["loss/generator/variation"] == pytest.approx(2 / (2 + 2))
+    assert shown.exit_code == 0
+    assert "30 %" in shown.stdout
+    quality, stability, convergence = (shown.stdout.index(word) for word in ("Quality:", "Stability:", "Convergence:"))
+    assert quality < stability < convergence
+
+
+def test_a_stated_level_and_metric_are_those_used(normlab: Command, study: Path) -> None:
+    (comparison,) = compared(normlab, str(study), "--level", "100", "--metric", "frechet_distance")
+
+    assert comparison["level_is_given"]
+    assert {described["times"]["step"] for described in comparison["arms"]} == {0}
+    assert any("a time of 0 says nothing" in note for note in comparison["notes"])
+
+
+def test_the_baseline_is_what_it_is_said_to_be(normlab: Command, study: Path) -> None:
+    (comparison,) = compared(
+        normlab, str(study), "--baseline", "normalization.discriminator=spectral", "loss=non_saturating"
+    )
+
+    assert comparison["baseline"] == "G:batch D:spectral"
+    # Within 1,000 steps 1,000 is 3/7 more than 700.
+    assert by_label(comparison)["G:batch D:none"]["speedup"]["step"]["percent"] == pytest.approx(-300 / 7)
+
+
+def test_a_run_that_diverged_is_counted_and_never_gets_there(normlab: Command, study: Path) -> None:
+    fabricate(study / "spectral3", arm("spectral", 3), [100, 50, 50], state="diverged")
+    (comparison,) = compared(normlab, str(study))
+    spectral = by_label(comparison)["G:batch D:spectral"]
+
+    assert spectral["states"] == {"done": 3, "diverged": 1}
+    assert spectral["reached"] == 3
+    assert spectral["times"]["step"] == pytest.approx((3 * 700 + 1000) / 4)
+    assert spectral["quality"]["mean"] == 50
+    assert comparison["horizon"]["step"] == 1000
+
+
+def test_a_baseline_that_diverged_leaves_the_others_their_numbers(normlab: Command, tmp_path: Path) -> None:
+    fabricate(tmp_path / "none", arm("none"), [100, 90], state="diverged")
+    fabricate(tmp_path / "layer", arm("layer"), falling(500))
+    (comparison,) = compared(normlab, str(tmp_path))
+    layer = by_label(comparison)["G:batch D:layer"]
+
+    assert (comparison["baseline"], comparison["level"]) == ("G:batch D:none", None)
+    assert (layer["quality"]["mean"], layer["times"], layer["speedup"]) == (50, {}, {})
+    # With every.log=10 the last half of 1,000 steps has 50 rows.
+    assert layer["stability"]["loss/generator/variation"] == pytest.approx(0.5)
+
+
+def test_gradients_over_depth_are_shown_where_they_were_recorded(normlab: Command, study: Path) -> None:
+    rows = JsonLines(study / "none0/spectra.jsonl")
+    for step in (600, 800, 1000):
+        for depth, norm in enumerate((8.0, 4.0, 2.0)):
+            rows.append({"step": step, "network": "discriminator", "layer": str(depth), "gradient_norm": norm})
+    (comparison,) = compared(normlab, str(study))
+
+    ratio = by_label(comparison)["G:batch D:none"]["stability"]["gradient_ratio/discriminator/first_to_last"]
+    assert ratio == pytest.approx(4)
+
+
+def test_losses_of_another_kind_are_left_blank(normlab: Command, study: Path) -> None:
+    for name, settings in {
+        "hinge": arm("none", loss=Part(name="hinge")),
+        "penalized": arm("none", penalty={"r1": {"weight": 10.0}}),
+    }.items():
+        fabricate(study / name, settings, falling(500))
+    (comparison,) = compared(normlab, str(study))
+    arms = by_label(comparison)
+
+    for label in ("G:batch D:none loss=hinge penalty=none", "G:batch D:none loss=non_saturating penalty=r1"):
+        assert set(arms[label]["stability"].values()) == {None}
+        assert arms[label]["times"]["step"] == 500
+    assert arms["G:batch D:spectral loss=non_saturating penalty=none"]["stability"]["loss/generator/spread"] is not None
+    assert any("another loss or penalty" in note and "(2 of 8 runs)" in note for note in comparison["notes"])
+
+
+def test_runs_logged_unequally_often_are_left_blank(normlab: Command, study: Path) -> None:
+    fabricate(study / "often", arm("layer"), falling(500), logged=5)
+    (comparison,) = compared(normlab, str(study))
+
+    assert set(by_label(comparison)["G:batch D:layer"]["stability"].values()) == {None}
+    assert any("not logged as often" in note for note in comparison["notes"])
+
+
+def test_what_was_not_measured_alike_is_cut_to_what_all_have_and_told(normlab: Command, study: Path) -> None:
+    longer = [100.0] * 15 + [50.0] * 6
+    fabricate(study / "longer", arm("layer"), longer)
+    (study / "longer/environment.json").write_text('{"device_name": "another", "threads": 1}')
+    (study / "longer/changes.jsonl").write_text("{}")
+    (comparison,) = compared(normlab, str(study))
+    layer = by_label(comparison)["G:batch D:layer"]
+
+    assert comparison["horizon"] == {"step": 1000, "images_seen": 64000}
+    assert (layer["reached"], layer["times"], layer["log_area"]) == (0, {"step": 1000, "images_seen": 64000}, 2)
+    assert comparison["notes"] == [
+        "G:batch D:layer: an interval needs two seeds of both arms",
+        "G:batch D:spectral: the seeds of an arm do not differ, to the next evaluation: no interval",
+        "runs end at 1,000 to 2,000 steps: quality and stability are of each run's own end",
+        "runs of different machines: seconds are left out",
+        "1 of 7 runs had a setting changed on their way: see their changes.jsonl",
+    ]
+
+
+def test_a_run_that_was_not_evaluated_has_not_failed_to_get_there(normlab: Command, study: Path) -> None:
+    fabricate(study / "none3", arm("none", 3)).joinpath("metrics.jsonl").write_text("")
+    fabricate(study / "few", arm("spectral", 3), falling(900), flags=["few_samples"])
+    (comparison,) = compared(normlab, str(study))
+
+    assert [(described["reached"], described["timed"]) for described in comparison["arms"]] == [(3, 3), (3, 3)]
+    assert by_label(comparison)["G:batch D:spectral"]["times"]["step"] == 700
+    assert "not evaluated (1 of 8 runs)" in comparison["notes"]
+
+
+def test_evaluations_unequally_far_apart_are_told(normlab: Command, study: Path) -> None:
+    rows = JsonLines(study / "none0/evaluations.jsonl")
+    halves = [row for row in rows.rows() if row["step"] % 200 == 0]
+    rows.path.unlink()
+    for row in halves:
+        rows.append(row)
+    (comparison,) = compared(normlab, str(study))
+
+    assert "evaluated every 100 to 200 steps: less often by itself makes times later" in comparison["notes"]
+
+
+def test_rows_of_another_protocol_and_flagged_ones_do_not_count(normlab: Command, study: Path) -> None:
+    place = {"step": 100, "images_seen": 6400, "seconds": 10.0, "generator": "live", "frechet_distance": 1.0}
+    rows = JsonLines(study / "none0/evaluations.jsonl")
+    rows.append({**place, "protocol": "another", "flags": []})
+    rows.append({**place, "protocol": "by", "flags": ["few_samples"]})
+    (comparison,) = compared(normlab, str(study), "--level", "20")
+
+    assert [described["reached"] for described in comparison["arms"]] == [0, 0]
+    assert {"1 evaluations by another protocol are left out", "flagged evaluations do not count: 1 few_samples"} <= set(
+        comparison["notes"]
+    )
+
+
+def test_runs_on_other_data_or_by_another_protocol_stand_apart(normlab: Command, study: Path) -> None:
+    fabricate(study / "mnist", arm("none", dataset=Part(name="mnist")), falling(500))
+    fabricate(study / "machine", arm("layer"), falling(500), protocol="by another machine's classifier")
+    told = compared(normlab, str(study), "--baseline", "normalization.discriminator=spectral")
+
+    assert [(each["dataset"], len(each["arms"]), each["baseline"]) for each in told] == [
+        ("digits", 1, "G:batch D:layer"),
+        ("mnist", 1, "G:batch D:none"),
+        ("digits", 2, "G:batch D:spectral"),
+    ]
+    assert "not the baseline asked for" in told[0]["notes"][0]
+
+
+def test_what_gives_no_numbers_is_listed(normlab: Command, study: Path) -> None:
+    fabricate(study / "broken", arm("none", 5)).joinpath("config.yaml").write_text("name: [")
+    fabricate(study / "stopped", arm("none", 6), [100], state="stopped")
+    fabricate(study / "failed", arm("none", 7), [100], state="failed")
+    fabricate(study / "early.old-1", arm("none", 0), falling(100))
+    fabricate(study / "copy", arm("none", 1), [100, 50])
+    shown = normlab("report", str(study))
+    told = json.loads(normlab("report", str(study), "--json").stdout)
+    left_out = {Path(each["run"]).name: each["reason"] for each in told["left_out"]}
+
+    assert shown.exit_code == 0
+    assert left_out.keys() == {"broken", "stopped", "failed", "early.old-1", "copy"}
+    assert left_out["early.old-1"] == f"the same settings and seed as {study / 'none0'}"
+    assert left_out["copy"] == f"the same settings and seed as {study / 'none1'}"
+    assert all(name in shown.stdout for name in left_out)
+    assert by_label(told["comparisons"][0])["G:batch D:none"]["states"] == {"done": 3, "failed": 1, "stopped": 1}
+
+
+def test_settings_stand_in_a_label_where_they_differ(normlab: Command, tmp_path: Path) -> None:
+    def spectral(lr: float, **params: Any) -> RunConfig:
+        normalization = NormalizationConfig(discriminator=Part(name="spectral", params=params))
+        return replace(RunConfig(), normalization=normalization, optimizer=OptimizerConfig(params={"lr": lr}))
+
+    for name, settings in {
+        "a": spectral(1e-4, power_iterations=1),
+        "b": spectral(2e-4, power_iterations=1),
+        "c": spectral(2e-4, power_iterations=5),
+    }.items():
+        fabricate(tmp_path / name, settings, falling(500))
+    power = "normalization.discriminator.power_iterations"
+    (comparison,) = compared(normlab, str(tmp_path), "--baseline", f"{power}=5", "optimizer.lr=2e-4")
+
+    assert list(by_label(comparison)) == [
+        f"G:batch D:spectral {power}=5 optimizer.lr=0.0002",
+        f"G:batch D:spectral {power}=1 optimizer.lr=0.0001",
+        f"G:batch D:spectral {power}=1 optimizer.lr=0.0002",
+    ]
+
+
+def test_a_parameter_of_one_technique_alone_goes_with_its_name(normlab: Command, study: Path) -> None:
+    power = NormalizationConfig(discriminator=Part(name="spectral_conv", params={"power_iterations": 3}))
+    fabricate(study / "conv", replace(RunConfig(), normalization=power), falling(500))
+    (comparison,) = compared(normlab, str(study))
+
+    assert "G:batch D:spectral_conv" in by_label(comparison)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--metric", "frechet"], "error: --metric: 'frechet' is not a metric (did you mean 'frechet_distance'?"),
+        (["--metric", "kid"], "error: --metric: no run has kid — there are frechet_distance"),
+        (["--level", "low"], "error: --level: got 'low', no finite number"),
+        (["--level", "nan"], "error: --level: got 'nan', no finite number"),
+        (["--baseline", "spectral"], "error: --baseline: got 'spectral', no KEY=VALUE"),
+        (["--baseline", "normalization.discriminater=none"], "error: --baseline: 'normalization.discriminater' is not"),
+        (["--baseline", "normalization.discriminator=batch"], "error: --baseline: no arm has normalization.discr"),
+        (["--baseline", "loss=non_saturating"], "error: --baseline: loss=non_saturating fits 'G:batch D:none', 'G:"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(normlab: Command, study: Path, words: list[str], says: str) -> None:
+    refused = normlab("report", str(study), *words)
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(says), refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_where_there_is_nothing_to_compare_it_says_so(normlab: Command, tmp_path: Path) -> None:
+    empty = normlab("report", str(tmp_path))
+    fabricate(tmp_path / "run", arm("none"), [100], state="stopped")
+    unfinished = normlab("report", str(tmp_path))
+
+    assert (empty.exit_code, unfinished.exit_code) == (2, 2)
+    assert empty.stderr.startswith(f"error: {tmp_path}: holds no run")
+    assert "of 1 runs none has ended" in unfinished.stderr
+    assert unfinished.stderr.count("\n") == 1
+
+
+def test_reading_runs_imports_no_torch(study: Path) -> None:
+    code = "import sys; from normlab import cli; code = cli.run(sys.argv[1:]); sys.exit(code or 'torch' in sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "report", str(study)], capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 0, ended.stderr
