@@ -21,7 +21,9 @@ from normlab.settings import (
     Fraction,
     Length,
     Misfit,
+    NonNegativeInt,
     Pattern,
+    PositiveFloat,
     PositiveInt,
     Range,
     Unit,
@@ -81,6 +83,16 @@ class EmaConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """How many held-out images are searched for in the generator, 0 for none, and how."""
+
+    images: NonNegativeInt = 0
+    steps: PositiveInt = 50
+    lr: PositiveFloat = 0.01
+    form: Literal["images", "batch"] = "images"
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What scores the generator: features, how many samples, and which split of the data they are held against.
 
@@ -96,6 +108,7 @@ class EvaluationConfig:
     splits: Annotated[int, Range(least=1, most=1000)] = 10
     split: Literal["train", "held_out"] = "train"
     batch_size: PositiveInt = 250
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,11 @@ from normlab.config import RunConfig
 from normlab.data.image_sets import open_image_set
 from normlab.data.images import Dataset, Images
 from normlab.errors import Complaint, DataError
+from normlab.evaluation.batching import Interrupted
 from normlab.evaluation.comparison import Comparison
-from normlab.evaluation.evaluator import Evaluator, Interrupted
+from normlab.evaluation.evaluator import Evaluator
 from normlab.evaluation.features import FEATURES, open_features
+from normlab.evaluation.reconstruction import Search
 from normlab.evaluation.sanity import sanity
 from normlab.evaluation.statistics import NonFiniteFeatures
 from normlab.registry import unknown
@@ -54,6 +56,7 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> S
     if evaluation.features == "none":
         return None
     features = open_features(evaluation.features, evaluation.weights, dataset, device)
+    search = evaluation.reconstruction
     evaluator = Evaluator(
         features,
         dataset,
@@ -65,6 +68,8 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> S
         repeats=evaluation.repeats,
         kept=evaluation.kept,
         splits=evaluation.splits,
+        reconstructed=search.images,
+        search=Search(steps=search.steps, lr=search.lr, form=search.form) if search.images else None,
         conditional=bool(config.architecture.params.get("conditional")),
     )
     evaluator.real_statistics()  # now, since it may take a while or find that the cache cannot be written

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from normlab.data.images import Dataset, Images
 from normlab.data.sources import DATASETS
 from normlab.errors import DataError
-from normlab.evaluation.evaluator import Evaluator, Interrupted, restandardised
+from normlab.evaluation.batching import Interrupted
+from normlab.evaluation.evaluator import Evaluator, restandardised
 from normlab.evaluation.features import open_features
 from normlab.evaluation.frechet import Moments, frechet_distance
 from normlab.outputs.grids import to_uint8

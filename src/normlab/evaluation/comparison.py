@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from normlab.data.image_sets import ImageSet
 from normlab.evaluation.evaluator import Evaluation
-from normlab.evaluation.features import FeatureExtractor
+from normlab.evaluation.features import FeatureExtractor, label
 from normlab.evaluation.statistics import Pass, RealStatistics, chosen, pass_over, scores
 
 
@@ -38,7 +38,7 @@ class Comparison:
         values = {
             name: [value] for name, value in scores(statistics, passed, self.features.published, self.splits).items()
         }
-        extractor = f"{self.features.name}-{self.features.digest}"
+        extractor = label(self.features)
         protocol = f"{extractor}/real-{real.count}-{digest}/samples-{fake.count}/kept-{self.kept}/splits-{self.splits}"
         return protocol, Evaluation.of(self.features, statistics, fake.count, values, passed.logits)
 

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from tqdm import tqdm
 
 from normlab.data.images import Dataset, Images
 from normlab.errors import DataError, is_out_of_memory
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
+from normlab.evaluation.batching import batches, never
 from normlab.evaluation.classes import class_shares
-from normlab.evaluation.features import FeatureExtractor, scoring
+from normlab.evaluation.features import FeatureExtractor, label, scoring
+from normlab.evaluation.modes import ModeCounter, mode_counter
+from normlab.evaluation.reconstruction import AUTHORS_BATCH, Reconstruction, Search, reconstruct
 from normlab.evaluation.statistics import RECIPE, NonFiniteFeatures, Pass, RealStatistics, chosen, pass_over, scores
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
@@ -31,10 +33,6 @@ STATISTICS_BATCHES, STATISTICS_BATCH = 50, 64
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Result = TypeVar("Result")
 Split = Literal["train", "held_out"]
-
-
-class Interrupted(Exception):
-    """The evaluation was asked to stop; nothing has changed."""
 
 
 class NonFiniteImages(Exception):
@@ -83,17 +81,13 @@ class Evaluation:
         return cls({}, {}, None, (flag,))
 
 
-def never() -> bool:
-    return False
-
-
 class Evaluator:
     """Scores generators against one split of a data set, every time from the same latents.
 
     samples: of a generator, as often as `repeats` says, each time from other latents.  kept: of how many images of each
     side features are kept, for the scores that need more than moments.  splits: parts of the samples that the
-    classifier score is a mean over.  conditional: whether generators take labels. Where memory runs out it goes on with
-    half the batch size, which changes no score.
+    classifier score is a mean over.  conditional: whether generators take labels.  reconstructed: how many held-out
+    images are searched for, and how. Where memory runs out it goes on with half the batch size, which changes no score.
     """
 
     def __init__(
@@ -110,6 +104,8 @@ class Evaluator:
         kept: int = 10_000,
         splits: int = 10,
         conditional: bool = False,
+        reconstructed: int = 0,
+        search: Search | None = None,
     ) -> None:
         self.features = features
         self.dataset = dataset
@@ -122,6 +118,8 @@ class Evaluator:
         self.kept = kept
         self.splits = splits
         self.conditional = conditional
+        self.reconstructed = reconstructed
+        self.search = search
         self._real: RealStatistics | None = None
         if len(self.images) < 2:
             problem = f"is {split}, which has fewer images than the two that a covariance needs"
@@ -137,7 +135,7 @@ class Evaluator:
         """Everything that makes two values comparable, but for the seed of the latents and how often they are drawn."""
         return "/".join(
             [
-                f"{self.features.name}-{self.features.digest}",
+                label(self.features),
                 f"{self.dataset.name}-{self.dataset.fingerprint[:8]}",
                 f"{self.split}-{len(self.images)}",
                 f"samples-{self.samples}",
@@ -145,6 +143,8 @@ class Evaluator:
                 f"splits-{self.splits}",
                 "restandardised",
                 *(["labels-in-turn"] if self.conditional else []),
+                *([] if (counter := self._mode_counter()) is None else [counter.protocol]),
+                *([] if self.search is None else [self._protocol_of(self.search)]),
             ]
         )
 
@@ -197,11 +197,32 @@ class Evaluator:
         logits: list[Tensor] = []
         for repeat in range(self.repeats):
             key = (purpose,) if repeat == 0 else (purpose, repeat)
-            fake = pass_over(self._sample(copy, key, stop), self.features, chosen(self.samples, self.kept))
-            for name, value in scores(real, fake, self.features.published, self.splits).items():
+            counter = self._mode_counter()
+            samples = _counted(self._sample(copy, key, stop), counter)
+            fake = pass_over(samples, self.features, chosen(self.samples, self.kept))
+            found = scores(real, fake, self.features.published, self.splits)
+            for name, value in {**found, **({} if counter is None else counter.metrics())}.items():
                 every[name].append(value)
             logits += fake.logits
+        if self.search is not None:
+            every["reconstruction_error"] = [self.reconstruct(copy, self.search, stop).error]
         return Evaluation.of(self.features, real, self.samples, every, logits)
+
+    def reconstruct(self, generator: nn.Module, search: Search, stop: Callable[[], bool] = never) -> Reconstruction:
+        """Search for held-out images in a generator that has the batch statistics it is to be scored with."""
+        # Batches are part of what the form `batch` computes; of the other they are not, and may be of any size.
+        size = AUTHORS_BATCH if search.form == "batch" else self.batch_size
+        images, count = self.dataset.held_out, self.reconstructed
+        return reconstruct(
+            generator, images, count=count, device=self.device, search=search, batch_size=size, stop=stop
+        )
+
+    def _protocol_of(self, search: Search) -> str:
+        count = min(self.reconstructed, len(self.dataset.held_out))
+        return f"reconstruction-{count}x{search.steps}-lr{search.lr:g}-{search.form}"
+
+    def _mode_counter(self) -> ModeCounter | None:
+        return mode_counter(self.dataset, self.device)
 
     def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
         """Score images in batches [n, c, h, w], `count` in all, as if a generator had made them."""
@@ -232,11 +253,7 @@ class Evaluator:
         latents = torch.randn(self.samples, _latent_size(copy), generator=stream(self.seed, *key))
         classes = getattr(copy, "classes", None)
         labels = None if classes is None else torch.arange(self.samples) % classes
-        starts = range(0, self.samples, self.batch_size)
-        for start in tqdm(starts, desc="evaluating", unit=" batches", leave=False, disable=None):
-            if stop():
-                raise Interrupted
-            batch = slice(start, start + self.batch_size)
+        for batch in batches(self.samples, self.batch_size, "evaluating", stop):
             given = {} if labels is None else {"labels": labels[batch].to(self.device)}
             with scoring(self.device):
                 images = copy(latents[batch].to(self.device), **given)
@@ -245,14 +262,11 @@ class Evaluator:
             yield images if self.dataset.of_points else to_uint8(images)
 
     def _pass_over_real(self, stop: Callable[[], bool]) -> Pass:
-        def batches() -> Iterator[Tensor]:
-            starts = range(0, len(self.images), self.batch_size)
-            for start in tqdm(starts, desc="real images", unit=" batches", leave=False, disable=None):
-                if stop():
-                    raise Interrupted
-                yield torch.from_numpy(np.array(self.images.pixels[start : start + self.batch_size])).to(self.device)
+        def images() -> Iterator[Tensor]:
+            for rows in batches(len(self.images), self.batch_size, "real images", stop):
+                yield torch.from_numpy(np.array(self.images.pixels[rows])).to(self.device)
 
-        return pass_over(batches(), self.features, chosen(len(self.images), self.kept))
+        return pass_over(images(), self.features, chosen(len(self.images), self.kept))
 
 
 def restandardised(generator: AnyModule, seed: int, device: torch.device) -> AnyModule:
@@ -271,6 +285,14 @@ def restandardised(generator: AnyModule, seed: int, device: torch.device) -> Any
         torch.manual_seed(seed)  # for layers that draw while in training mode, such as dropout
         update_bn(batches, copy, device)
     return copy.eval()
+
+
+def _counted(batches: Iterator[Tensor], counter: ModeCounter | None) -> Iterator[Tensor]:
+    """Yield batches as they come, and let a counter see each."""
+    for batch in batches:
+        if counter is not None:
+            counter.update(batch)
+        yield batch
 
 
 def _latent_size(generator: nn.Module) -> int:

@@ -25,8 +25,8 @@ WAYS_OUT = "use evaluation.features=classifier, or evaluation=none"
 class FeatureExtractor(Protocol):
     """A fixed network that turns images into features and logits, and what a protocol must say of it.
 
-    digest: the first 12 hexadecimal digits of the sha256 of its weights' file.  info: a line for the log.  published:
-    whether scores on these features are the FID, the Inception score and the KID of the literature.
+    digest: the first 12 hexadecimal digits of the sha256 of its weights' file, if it has any.  info: a line for the
+    log.  published: whether scores on these features are the FID, the Inception score and the KID of the literature.
     """
 
     @property
@@ -46,6 +46,11 @@ class FeatureExtractor(Protocol):
         images: uint8; float32 where they are points.
         """
         ...
+
+
+def label(features: FeatureExtractor) -> str:
+    """Return what a protocol calls features."""
+    return "-".join(filter(None, (features.name, features.digest)))
 
 
 # Builds an extractor for a data set from a file of weights, or from those that belong to it where none is given.
@@ -74,7 +79,8 @@ class ClassifierFeatures:
 class Coordinates:
     """Points in the plane as their own features."""
 
-    name = digest = info = "coordinates"
+    name = info = "coordinates"
+    digest = ""
     dimensions = 2
     published = False
 

@@ -15,15 +15,17 @@ from normlab.randomness import stream
 def sanity(evaluator: Evaluator) -> Iterator[tuple[str, int, Evaluation]]:
     """Yield what images are, how many, and what they score.
 
-    `other split`: real images that those they are held against do not include, which is the floor; `noise`: every pixel
-    uniform; `class NAME`: images of one class alone, where there are labels. As many as an evaluation has samples, or
-    fewer where there are not so many, which makes distances larger.
+    `same split`: of the real images that they are held against, which is the floor of distances, while each is its own
+    neighbour; `other split`: real images that are not among those, which is the floor where the splits are alike;
+    `noise`: every pixel uniform; `class NAME`: images of one class alone, where there are labels. As many as an
+    evaluation has samples, or fewer where there are not so many, which makes distances larger.
     """
     dataset, count = evaluator.dataset, evaluator.samples
     other = dataset.held_out if evaluator.split == "train" else dataset.train
-    chosen = _some(np.arange(len(other)), count)
-    if len(chosen) > 1:
-        yield "other split", len(chosen), evaluator.evaluate_images(_batches(evaluator, other, chosen), len(chosen))
+    for what, images in (("same split", evaluator.images), ("other split", other)):
+        chosen = _some(np.arange(len(images)), count)
+        if len(chosen) > 1:
+            yield what, len(chosen), evaluator.evaluate_images(_batches(evaluator, images, chosen), len(chosen))
     yield "noise", count, evaluator.evaluate_images(_noise(evaluator), count)
     if dataset.train.labels is not None:
         chosen = _some(np.flatnonzero(dataset.train.labels == 0), count)
