@@ -6,6 +6,7 @@
     memory     what a run holds in memory over its steps
     normalizations
                each technique in the discriminator against none, per full step
+    evaluation every score together against one bare pass of Inception over the samples
 
 A benchmark that compares times its arms in rounds, in another order every round, and one arm twice: the ratio of an arm
 to itself is the noise control. The headline is CPU time, which other programs on the machine disturb less than wall
@@ -33,12 +34,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from normlab import assemble, launching
 from normlab.assemble import Materials
 from normlab.composition import configure
 from normlab.config import RunConfig
 from normlab.errors import DONE, ConfigurationError, NormlabError
+from normlab.evaluation.frechet import Moments
+from normlab.evaluation.inception import InceptionFeatures
+from normlab.evaluation.statistics import Pass, RealStatistics, pass_over, scores
 from normlab.normalizations import TECHNIQUES
 from normlab.outputs.environment import describe_environment
 from normlab.outputs.run_dir import RunDir
@@ -85,7 +90,7 @@ def in_turn(names: list[str], round_number: int) -> list[str]:
     return order[::-1] if round_number % 2 else order
 
 
-def time_rounds(arms: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[Seconds]]:
+def time_rounds(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Seconds]]:
     """Return the seconds of each arm in each round."""
     seconds: dict[str, list[Seconds]] = {name: [] for name in arms}
     for round_number in range(rounds):
@@ -643,6 +648,87 @@ def _takes(step: Step) -> Callable[[int], None]:
     return take
 
 
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def evaluation(arguments: argparse.Namespace) -> Report:
+    """Time what an evaluation does against Inception's pass over as many samples, with the real statistics at hand.
+
+    The pass, and what accompanies it batch by batch, are timed on a few images and scaled up, since they take the same
+    for each; what follows the pass is timed whole, on features drawn at random in the numbers of an evaluation.
+    """
+    rng = torch.Generator().manual_seed(0)
+    with TemporaryDirectory() as folder:
+        weights = Path(folder) / "random.pth"
+        write_random_inception(weights)
+        extractor = InceptionFeatures(weights, CPU)
+    images = torch.randint(256, (arguments.images, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    batches = images.split(arguments.batch)
+    kept = torch.ones(arguments.images, dtype=torch.bool)
+    real, fake = (random_pass(count, extractor.dimensions, rng) for count in (arguments.kept, arguments.samples))
+    of_real = RealStatistics.of(real)
+
+    def bare() -> None:
+        for batch in batches:
+            extractor.extract(batch)
+
+    seconds = time_rounds(
+        {
+            "bare": bare,
+            "pass": lambda: pass_over(batches, extractor, kept),
+            "scores": lambda: scores(of_real, fake, published=True, splits=10),
+            "again": bare,
+        },
+        arguments.rounds,
+    )
+    cpu = {name: [window.cpu for window in windows] for name, windows in seconds.items()}
+    share = arguments.samples / arguments.images
+    together = [share * passing + scoring for passing, scoring in zip(cpu["pass"], cpu["scores"], strict=True)]
+    ratio = ratio_of(together, [share * window for window in cpu["bare"]])
+    control = ratio_of(cpu["again"], cpu["bare"])
+    medians = {name: statistics.median(windows) for name, windows in cpu.items()}
+    chosen = {key: getattr(arguments, key) for key in ("samples", "kept", "images", "batch", "threads", "rounds")}
+    values = {
+        "benchmark": "evaluation",
+        **{"ratio": ratio.median, "low": ratio.low, "high": ratio.high},
+        **{"control": control.median, "control_low": control.low, "control_high": control.high},
+        **chosen,
+        "seconds": medians,
+        "environment": describe_environment(CPU, "fp32"),
+    }
+    lines = [
+        f"every score of {arguments.samples:,} samples against a bare pass of Inception over them, CPU time",
+        f"  ratio          {ratio}",
+        f"  noise control  {control}  (the pass against itself)",
+        f"  a pass over {arguments.images} images {medians['bare']:.2f} s, with moments and features kept "
+        f"{medians['pass']:.2f} s; all scores {medians['scores']:.2f} s",
+    ]
+    return Report(values, lines)
+
+
+def random_pass(count: int, dimensions: int, rng: torch.Generator) -> Pass:
+    """Return what a pass over so many images would leave, with features and logits drawn at random."""
+    features = torch.randn(count, dimensions, generator=rng).relu()
+    logits = torch.randn(count, 1008, generator=rng)
+    moments = [Moments.of(part) for part in features.split(500)]
+    total = moments[0]
+    for part in moments[1:]:
+        total += part
+    return Pass(total, features, [logits])
+
+
+def write_random_inception(path: Path) -> None:
+    """Write a file of random weights in the form of the published ones, which are as fast."""
+    torch.save({}, path)
+    original = FeatureExtractorInceptionV3.load_state_dict
+    try:
+        FeatureExtractorInceptionV3.load_state_dict = lambda self, state: None  # pyright: ignore
+        network = FeatureExtractorInceptionV3("random", ["2048"], str(path))
+    finally:
+        FeatureExtractorInceptionV3.load_state_dict = original
+    torch.save(network.state_dict(), path)
+
+
 # --- Command line ---------------------------------------------------------------------------------------------------
 
 
@@ -676,7 +762,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_normalizations(
         benchmarks.add_parser("normalizations", help="each technique in the discriminator against none")
     )
+    _add_evaluation(benchmarks.add_parser("evaluation", help="every score against one bare pass of Inception"))
     return parser
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, evaluation)
+    parser.add_argument("--rounds", type=_positive, default=6)
+    parser.add_argument("--samples", type=_positive, default=5000, help="of an evaluation")
+    parser.add_argument("--kept", type=_positive, default=10_000, help="real images whose features are kept")
+    parser.add_argument("--images", type=_positive, default=64, help="that passes are timed on")
+    parser.add_argument("--batch", type=_positive, default=32)
 
 
 def _add_normalizations(parser: argparse.ArgumentParser) -> None:

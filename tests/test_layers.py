@@ -57,7 +57,17 @@ MAY_IMPORT = {
         "training",
     },
     "scoring": {"config", "data", "evaluation"},
-    "rescoring": {"assemble", "config", "data", "outputs", "progress", "scoring", "training"},
+    "rescoring": {
+        "assemble",
+        "config",
+        "data",
+        "evaluation",
+        "networks",
+        "outputs",
+        "progress",
+        "scoring",
+        "training",
+    },
     "launching": {
         "footprint",
         "assemble",

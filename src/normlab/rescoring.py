@@ -1,6 +1,7 @@
 """Score the checkpoints of a run again: all of them by any protocol, the best one before it is called so."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -10,7 +11,12 @@ from normlab.assemble import build_generator, build_state, choose_device, image_
 from normlab.config import RunConfig
 from normlab.data.images import Dataset
 from normlab.errors import DONE, CheckpointError, DataError
+from normlab.evaluation.batching import never
+from normlab.evaluation.evaluator import PICTURED, Evaluator, restandardised
+from normlab.evaluation.reconstruction import Search
+from normlab.networks.network import Generator
 from normlab.outputs.checkpoints import Checkpoints
+from normlab.outputs.grids import save_grid, save_image
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.scoring import Scorer, build_scorer
@@ -39,33 +45,50 @@ def steps_to_score(run_dir: RunDir, which: str) -> list[int]:
     return chosen
 
 
-def score_again(config: RunConfig, run_dir: RunDir, steps: list[int]) -> Iterator[dict[str, Any]]:
+def score_again(config: RunConfig, run_dir: RunDir, steps: list[int], pictures: bool) -> Iterator[dict[str, Any]]:
     """Yield rows of scores of the generators at some steps of a run, and keep them in its `scores.jsonl`.
 
-    What is there already, by the same protocol and as many repeats, is not scored again. Raises DataError for other
-    images than the run's.
+    What is there already, by the same protocol and as many repeats, is not scored again.  pictures: leave some of each
+    generator beside the samples, and say where. Raises DataError for other images than the run's.
     """
     device, dataset = choose_device(config.device), open_dataset(config)
     if progress.images_of(run_dir).get("fingerprint") not in (None, dataset.fingerprint):
-        problem = "the images differ from those that the run began with"
-        raise DataError("dataset.root", problem, "set it back")
+        raise DataError("dataset.root", "the images differ from those that the run began with", "set it back")
     scorer = build_scorer(config, dataset, device)
     assert scorer is not None, "a configuration without features is refused before"
     checkpoints, kept = Checkpoints(run_dir.checkpoints), JsonLines(run_dir.path / "scores.jsonl")
     own = build_state(config, image_spec(dataset), device)
     for step in tqdm(steps, desc="checkpoints", leave=False, disable=True if len(steps) == 1 else None):
         state = checkpoints.load(step, own.most_bytes())
-        for name in ("generator", "averaged"):
+        for name, kind in KINDS.items():
             if state[name] is None:
                 continue
-            place = {"step": step, "images_seen": state["images_seen"], "generator": KINDS[name]}
+            own.generator.load_state_dict(state[name])
+            place = {"step": step, "images_seen": state["images_seen"], "generator": kind}
             asked = {**place, "protocol": scorer.evaluator.protocol, "of_repeats": config.evaluation.repeats}
             row = next((row for row in kept.rows() if asked.items() <= row.items()), None)
             if row is None:
-                own.generator.load_state_dict(state[name])
-                row = {**asked, **(scorer(own.generator, lambda: False) or {})}
+                row = {**asked, **(scorer(own.generator, never) or {})}
                 kept.append(row)
-            yield row
+            more = draw(scorer.evaluator, own.generator, run_dir.samples, f"{kind}_{step:08d}") if pictures else {}
+            yield {**row, **more}
+
+
+def draw(evaluator: Evaluator, generator: Generator, folder: Path, name: str) -> dict[str, Any]:
+    """Write pictures of a generator: samples beside their nearest training images, and of what it can reconstruct.
+
+    Returns where they are, and the authenticity of the samples; nothing of points, of which there is no picture.
+    """
+    if evaluator.dataset.of_points:
+        return {}
+    copy = restandardised(generator, evaluator.seed, evaluator.device)
+    picture, authentic = evaluator.neighbours(copy)
+    found: dict[str, Any] = {"authenticity": authentic, "neighbours": str(folder / f"neighbours_{name}.png")}
+    save_image(picture, Path(found["neighbours"]))
+    pairs = evaluator.reconstruct(copy, evaluator.search or Search(), count=PICTURED).pairs
+    found["reconstructions"] = str(folder / f"reconstructions_{name}.png")
+    save_grid(pairs.flatten(0, 1), Path(found["reconstructions"]), columns=pairs.shape[1])
+    return found
 
 
 def confirm_best(config: RunConfig, dataset: Dataset, scorer: Scorer, trainer: Trainer, run_dir: RunDir) -> None:

@@ -21,6 +21,7 @@ from normlab.evaluation.batching import batches, never
 from normlab.evaluation.classes import class_shares
 from normlab.evaluation.features import FeatureExtractor, label, scoring
 from normlab.evaluation.modes import ModeCounter, mode_counter
+from normlab.evaluation.neighbours import authenticity, nearest_neighbours, neighbours_picture
 from normlab.evaluation.reconstruction import AUTHORS_BATCH, Reconstruction, Search, reconstruct
 from normlab.evaluation.statistics import RECIPE, NonFiniteFeatures, Pass, RealStatistics, chosen, pass_over, scores
 from normlab.outputs.grids import to_uint8
@@ -29,6 +30,7 @@ from normlab.randomness import stream
 log = logging.getLogger(__name__)
 
 STATISTICS_BATCHES, STATISTICS_BATCH = 50, 64
+AUTHENTICATED, PICTURED = 500, 8  # samples that are held against the training images, and those that are shown
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Result = TypeVar("Result")
@@ -205,17 +207,34 @@ class Evaluator:
                 every[name].append(value)
             logits += fake.logits
         if self.search is not None:
-            every["reconstruction_error"] = [self.reconstruct(copy, self.search, stop).error]
+            every["reconstruction_error"] = [self.reconstruct(copy, self.search, self.reconstructed, stop).error]
         return Evaluation.of(self.features, real, self.samples, every, logits)
 
-    def reconstruct(self, generator: nn.Module, search: Search, stop: Callable[[], bool] = never) -> Reconstruction:
+    def reconstruct(
+        self, generator: nn.Module, search: Search, count: int, stop: Callable[[], bool] = never
+    ) -> Reconstruction:
         """Search for held-out images in a generator that has the batch statistics it is to be scored with."""
         # Batches are part of what the form `batch` computes; of the other they are not, and may be of any size.
         size = AUTHORS_BATCH if search.form == "batch" else self.batch_size
-        images, count = self.dataset.held_out, self.reconstructed
+        images = self.dataset.held_out
         return reconstruct(
             generator, images, count=count, device=self.device, search=search, batch_size=size, stop=stop
         )
+
+    def neighbours(self, generator: nn.Module) -> tuple[Tensor, float]:
+        """Return a picture of 8 samples, each beside the 8 training images nearest to it, and the authenticity of 500.
+
+        generator: with the batch statistics that it is to be scored with.
+        """
+        latents = torch.randn(AUTHENTICATED, _latent_size(generator), generator=stream(self.seed, "neighbours"))
+        with scoring(self.device):
+            parts = latents.to(self.device).split(self.batch_size)
+            samples = torch.cat([to_uint8(generator(part)) for part in parts])
+        images, shown = self.dataset.train, samples[:PICTURED]
+        size, device = self.batch_size, self.device
+        nearest = nearest_neighbours(shown, images, self.features, k=PICTURED, batch_size=size, device=device)
+        share = authenticity(samples, images, self.features, batch_size=size, device=device)
+        return neighbours_picture(shown, images, nearest), share
 
     def _protocol_of(self, search: Search) -> str:
         count = min(self.reconstructed, len(self.dataset.held_out))

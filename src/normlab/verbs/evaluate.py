@@ -15,6 +15,7 @@ from normlab.reports.runs import METRICS
 from normlab.verbs.arguments import Arguments
 
 CHECKPOINT = "checkpoint"
+PICTURES = ("neighbours", "reconstructions")
 WORDS = "folders of runs; checkpoint=best|last|all|STEP (default last); settings such as evaluation.repeats=5"
 TAKEN = ("evaluation", "dataset.root", "dataset.download", "device", "threads", "plugins", "debug")
 
@@ -23,6 +24,8 @@ def run(arguments: list[str]) -> int:
     """Score what the words name, print a table, and keep the rows in each run's `scores.jsonl`."""
     parser = Arguments("evaluate", "Score the checkpoints of runs again; the rows are kept in their scores.jsonl.")
     parser.add_argument("words", metavar="RUN|KEY=VALUE", nargs="+", help=WORDS)
+    help = "also write samples beside their nearest training images, and held-out images beside what comes closest"
+    parser.add_argument("--pictures", action="store_true", help=help)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_intermixed_args(arguments)
     given = [word for word in options.words if "=" in word and not Path(word).exists()]
@@ -32,9 +35,10 @@ def run(arguments: list[str]) -> int:
     which = next((word.partition("=")[2] for word in reversed(given) if word.startswith(f"{CHECKPOINT}=")), "last")
     overrides = [word for word in given if not word.startswith(f"{CHECKPOINT}=")]
     plans = [_planned(folder, overrides, which) for folder in folders]
-    results = [
-        {"run": str(run_dir.path), "rows": _scored(settings, run_dir, steps)} for settings, run_dir, steps in plans
-    ]
+    results: list[dict[str, Any]] = []
+    for settings, run_dir, steps in plans:
+        rows = _scored(settings, run_dir, steps, options.pictures)
+        results.append({"run": str(run_dir.path), "rows": rows})
     print(plain_json.dump({"runs": results}) if options.json else _table(results))
     return DONE
 
@@ -54,10 +58,10 @@ def _planned(folder: Path, overrides: list[str], which: str) -> tuple[RunConfig,
     return launching.checked(settings, complaints), run_dir, rescoring.steps_to_score(run_dir, which)
 
 
-def _scored(settings: RunConfig, run_dir: RunDir, steps: list[int]) -> list[dict[str, Any]]:
+def _scored(settings: RunConfig, run_dir: RunDir, steps: list[int], pictures: bool) -> list[dict[str, Any]]:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    return list(rescoring.score_again(settings, run_dir, steps))
+    return list(rescoring.score_again(settings, run_dir, steps, pictures))
 
 
 def _table(results: list[dict[str, Any]]) -> str:
@@ -71,6 +75,7 @@ def _table(results: list[dict[str, Any]]) -> str:
         "recall",
         "density",
         "coverage",
+        "authenticity",
         "flags",
     )
     rows = [
@@ -78,5 +83,6 @@ def _table(results: list[dict[str, Any]]) -> str:
         for result in results
         for row in result["rows"]
     ]
+    pictures = [row[name] for result in results for row in result["rows"] for name in PICTURES if name in row]
     protocols = sorted({row["protocol"] for result in results for row in result["rows"]})
-    return "\n".join([tables.render(rows), *(f"protocol: {protocol}" for protocol in protocols)])
+    return "\n".join([tables.render(rows), *(f"protocol: {protocol}" for protocol in protocols), *pictures])
