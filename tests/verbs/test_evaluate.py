@@ -1,6 +1,7 @@
 """`normlab evaluate` and `normlab prepare`, and what an evaluation leaves in a run's folder."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from normlab import scoring
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
-from tests.conftest import Command
+from tests.conftest import Command, result, start
 
 # Two steps of a tiny network on the embedded digits, with an average, scored at each by more samples than dimensions.
 WORDS = [
@@ -187,3 +188,17 @@ def test_reconstruction_error_is_measured_where_it_is_asked_for(normlab: Command
     rows = JsonLines(RunDir(run).evaluations).rows()
     assert all(row["reconstruction_error"] > 0 for row in rows)
     assert rows[0]["protocol"].endswith("/reconstruction-3x2-lr0.01-images")
+
+
+def test_two_runs_that_start_at_once_compute_the_real_statistics_once(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("NORMLAB_CACHE", str(tmp_path / "cache"))
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    children = [start(folder, *WORDS, f"name={folder.name}") for folder in folders]
+    ended = [result(folder, os.waitpid(child, 0)[1]) for folder, child in zip(folders, children, strict=True)]
+    assert [each.exit_code for each in ended] == [0, 0]
+    assert sum("computing the statistics" in each.stderr for each in ended) == 1
+    assert len(list((tmp_path / "cache" / "statistics").glob("*.safetensors"))) == 1
