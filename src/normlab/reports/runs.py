@@ -50,6 +50,9 @@ class Run:
             row["images/s"] = self.status.images_per_second
             if self.state == "running" and self.status.eta_seconds is not None:
                 row["left"] = duration(self.status.eta_seconds)
+            marks = [*self.status.flags, *(f"{state} at {step:,}" for state, step in self.status.states.items())]
+            if marks:
+                row["marks"] = ", ".join(marks)
         last = self.last_evaluation()
         return {**row, **{name: last[name] for name in METRICS if name in last}}
 

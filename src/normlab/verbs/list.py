@@ -10,8 +10,12 @@ from normlab.config import RunConfig
 from normlab.errors import DONE, ConfigurationError
 from normlab.outputs import plain_json
 from normlab.registry import unknown
+from normlab.scoring import FEATURES
 from normlab.settings import describe
 from normlab.verbs.arguments import Arguments, modules
+
+# Of the features `evaluation.features` names one; they have no files of their own.
+LISTED = {**REGISTRIES, "features": FEATURES}
 
 
 def run(arguments: list[str]) -> int:
@@ -27,7 +31,7 @@ def run(arguments: list[str]) -> int:
     composition.refuse(import_plugins(RunConfig(plugins=options.plugins)))
     described = {
         group: {name: describe_part(group, name) for name in _chosen(group, options.name, choices(group))}
-        for group in _chosen("GROUP", options.group, composition.groups())
+        for group in _chosen("GROUP", options.group, sorted({*composition.groups(), *LISTED}))
     }
     print(plain_json.dump(described) if options.json else _text(described, in_full=options.name is not None))
     return DONE
@@ -35,8 +39,8 @@ def run(arguments: list[str]) -> int:
 
 def choices(group: str) -> list[str]:
     """Return the names in a group: those of its files, and of parts that plugins have registered without one."""
-    names = composition.choices(group)
-    return [*names, *(name for name in (REGISTRIES[group].names() if group in REGISTRIES else []) if name not in names)]
+    names = composition.choices(group) if group in composition.groups() else []
+    return [*names, *(name for name in (LISTED[group].names() if group in LISTED else []) if name not in names)]
 
 
 def _chosen(where: str, name: str | None, there: list[str]) -> list[str]:
@@ -49,7 +53,7 @@ def _chosen(where: str, name: str | None, there: list[str]) -> list[str]:
 
 def describe_part(group: str, name: str) -> dict[str, Any]:
     """Return what a choice is: the first sentence of its part's docstring, or its file's, and its parameters."""
-    registry = REGISTRIES.get(group)
+    registry = LISTED.get(group)
     if registry is None or name not in registry:
         return {"summary": composition.header(group, name), "parameters": {}}
     text = inspect.getdoc(registry[name]) or ""
