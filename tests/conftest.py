@@ -3,16 +3,20 @@
 import importlib
 import logging
 import os
+import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from normlab import cli
+from normlab import cli, composition
+from normlab.data.digits import digits
+from normlab.evaluation import evaluator
 
 # Here once, and not in every command line that is forked from this process.
 for name in (
@@ -21,6 +25,9 @@ for name in (
     *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.image.fid", "torchmetrics.image.inception"),
 ):
     importlib.import_module(name)
+# What they would all make for themselves: Hydra's grammar, and the digits at the size that networks take.
+composition.compose([])
+digits()
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -81,6 +88,34 @@ def normlab(tmp_path: Path) -> Command:
     return command
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function from a command to the run that it trains, once for all tests: they only look at it."""
+
+    @cache
+    def train(*words: str) -> Path:
+        outputs = tmp_path_factory.mktemp("trained")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NORMLAB_OUTPUTS", str(outputs))
+            ended = result(outputs, os.waitpid(start(outputs, *words), 0)[1])
+        assert ended.exit_code == 0, ended.stderr
+        (config,) = outputs.glob("*/*/config.yaml")
+        return config.parent
+
+    return train
+
+
+@pytest.fixture
+def copy_of(trained: Callable[..., Path], outputs: Path) -> Callable[..., Path]:
+    """Return a function from a command to a copy of the run that it trains, where the same command goes on with it."""
+
+    def place(*words: str) -> Path:
+        run = trained(*words)
+        return shutil.copytree(run, outputs / run.parent.name / run.name)
+
+    return place
+
+
 def start(folder: Path, *words: str) -> int:
     """Start a command line of normlab in a forked child and return its process id."""
     child = os.fork()
@@ -97,6 +132,8 @@ def start(folder: Path, *words: str) -> int:
             # As in a process of its own: the log goes where no test has put it, and Ctrl-C is heard.
             logging.getLogger().handlers.clear()
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            # Of the 50 batches for the statistics of a generator a few are enough: no claim here is on their error.
+            pytest.MonkeyPatch().setattr(evaluator, "STATISTICS_BATCHES", 3)
             exit_code = cli.run(list(words))
     except BaseException:
         (folder / "stderr").write_text(traceback.format_exc())

@@ -44,22 +44,22 @@ def largest_image(settings: RunConfig) -> ImageSpec:
     return ImageSpec(3, side, side, classes=MOST_CLASSES)
 
 
-def require_disk(settings: RunConfig, image: ImageSpec, folder: Path) -> None:
-    """Raise ResourceError if three checkpoints of the run do not fit where its folder is, or is to be."""
-    needed, free = CHECKPOINTS * checkpoint_bytes(settings, image), free_disk(folder)
+def require_disk(checkpoint: int, folder: Path) -> None:
+    """Raise ResourceError if three checkpoints of so many bytes do not fit where a run's folder is, or is to be."""
+    needed, free = CHECKPOINTS * checkpoint, free_disk(folder)
     if needed > free:
         problem = f"{CHECKPOINTS} checkpoints need {size(needed)}, but only {size(free)} are free"
         raise ResourceError(str(folder), problem, "make room, or set NORMLAB_OUTPUTS to another disk")
 
 
-def require_memory(settings: RunConfig, image: ImageSpec, device: torch.device) -> None:
-    """Raise ResourceError if weights, gradients and optimizer state do not fit beside what is in memory already.
+def require_memory(checkpoint: int, device: torch.device) -> None:
+    """Raise ResourceError if what a checkpoint of so many bytes holds does not fit beside what is in memory already.
 
-    What the activations of a batch take comes on top: the first step shows it.
+    What gradients and the activations of a batch take comes on top: the first step shows it.
     """
-    needed, free = checkpoint_bytes(settings, image), free_memory(device)
-    if free is not None and needed > free:
-        problem = f"weights and optimizer need {size(needed)}, but only {size(free)} of memory are free"
+    free = free_memory(device)
+    if free is not None and checkpoint > free:
+        problem = f"weights and optimizer need {size(checkpoint)}, but only {size(free)} of memory are free"
         raise ResourceError("device", problem, "try a smaller architecture.width, or another device")
 
 

@@ -118,9 +118,10 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
 
 
 def _require_room(settings: RunConfig, dataset: Dataset, run_dir: RunDir, device: torch.device) -> None:
+    checkpoint = footprint.checkpoint_bytes(settings, assemble.image_spec(dataset))
     if settings.fresh or not run_dir.exists():  # a run that goes on has its checkpoints, and asks at each save
-        footprint.require_disk(settings, assemble.image_spec(dataset), run_dir.path)
-    footprint.require_memory(settings, assemble.image_spec(dataset), device)
+        footprint.require_disk(checkpoint, run_dir.path)
+    footprint.require_memory(checkpoint, device)
 
 
 def _gather(settings: RunConfig, device: torch.device) -> Materials:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.faults.driving import PLAIN, command, digest, only_run, require_clean, starts_cold, undisturbed
 
-FULL, SHORT = 20, 2
+FULL, SHORT = 20, 1
 
 
 def trial(number: int, folder: Path) -> dict[str, int]:

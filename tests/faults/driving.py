@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from normlab import cli
+from normlab import cli, composition
+from normlab.data.digits import digits
 
 # Every command line is forked from one process that has imported all that a run imports, but for those of the trials
 # that start cold.
@@ -28,6 +29,9 @@ for name in (
     *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.image.fid", "torchmetrics.image.inception"),
 ):
     importlib.import_module(name)
+# What they would all make for themselves: Hydra's grammar, and the digits at the size that networks take.
+composition.compose([])
+digits()
 torch.set_num_threads(1)
 
 # A run of a second or two that saves, evaluates and samples often, so that there is always something to disturb.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.faults.driving import PLAIN, command, continued_from, digest, only_run, starts_cold, undisturbed
 
-FULL, SHORT = 1000, 3
+FULL, SHORT = 1000, 2
 WORDS = [*PLAIN, "architecture.latent_size=8", "architecture.width=1", "train.until=6 steps"]
 
 

@@ -18,7 +18,7 @@ from tests.faults.driving import (
     undisturbed,
 )
 
-FULL, SHORT = 46, 2  # a few of which come when the run is over
+FULL, SHORT = 46, 1  # a few of which come when the run is over
 GRACE = 10  # seconds that Slurm and its like leave a job, at the least
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.faults.driving import command, digest, only_run, starts_cold
 
-FULL, SHORT = 100, 2
+FULL, SHORT = 100, 1
 TECHNIQUES = ["none", "batch", "instance", "layer", "group", "weight", "spectral"]
 
 

@@ -12,6 +12,7 @@ from normlab.data.images import Dataset, Images
 from normlab.training.step import Step
 
 BuildStep = Callable[..., Step]
+GROUPS = composition.groups()
 
 
 def synthetic_dataset() -> Dataset:
@@ -21,9 +22,23 @@ def synthetic_dataset() -> Dataset:
 
 
 @cache
-def checked(words: tuple[str, ...]) -> config.RunConfig:
-    """Return the configuration of overrides that hold; once for the same ones, since composing takes a while."""
+def chosen(words: tuple[str, ...]) -> config.Tree:
+    """Return the tree of overrides that choose parts; once for the same ones, since composing takes a while."""
     tree, complaints = composition.compose([*words])
+    assert not complaints
+    return tree
+
+
+def chooses(word: str) -> bool:
+    key = word.partition("=")[0]
+    return key in composition.SLOTS or key in GROUPS
+
+
+@cache
+def checked(words: tuple[str, ...]) -> config.RunConfig:
+    """Return the configuration of overrides that hold."""
+    tree = chosen(tuple(filter(chooses, words)))
+    tree, complaints = composition.override(tree, [word for word in words if not chooses(word)])
     settings, more = config.read(tree)
     assert not complaints + more
     assert assemble.check(settings) == []

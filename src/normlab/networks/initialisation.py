@@ -109,7 +109,10 @@ def initialise(network: Network, initialisation: Initialisation, seed: int, purp
 
     Each parameter has a random stream of its own, named after it and drawn on the CPU: networks that differ in their
     technique share every draw that they have in common. The state of reparametrizations follows from the weights.
+    On the meta device, where nothing has a value, this does nothing: it would only take long.
     """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return
     blocks = [module for module in network.body.modules() if isinstance(module, Residual)]
     in_branches = {module for block in blocks for module in block.residual.modules()}
     for name, module in network.body.named_modules():
