@@ -18,7 +18,8 @@ import pytest
 
 from ..conftest import Command, result, start
 
-QUICK = ["architecture.width=16", "train.batch_size=16", "train.until=4 steps", "evaluation=none"]
+# Every run that a sweep starts imports torch anew, some seconds; so runs are short, and as few as each claim needs.
+QUICK = ["architecture.width=4", "train.batch_size=16", "train.until=2 steps", "evaluation=none"]
 
 
 def states(outputs: Path) -> dict[str, str]:
@@ -30,15 +31,14 @@ def states(outputs: Path) -> dict[str, str]:
 def test_a_sweep_over_techniques_trains_each_in_the_discriminator_and_in_both_networks(
     normlab: Command, outputs: Path
 ) -> None:
-    names = ["batch", "spectral"]
-    discriminator = normlab("train", "-m", f"normalization={','.join(names)}", *QUICK)
-    both = normlab("train", "-m", f"normalization={','.join(f'both/{name}' for name in names)}", *QUICK)
+    once = normlab("train", "-m", "normalization=batch,spectral,both/spectral", *QUICK)
+    again = normlab("train", "-m", "normalization=both/batch,both/spectral", *QUICK)
 
-    assert (discriminator.exit_code, both.exit_code) == (0, 0), discriminator.stderr + both.stderr
-    assert all(f"G:batch D:{name}" in discriminator.stdout for name in names)
-    assert all(f"G:{name} D:{name}" in both.stdout for name in names)
+    assert (once.exit_code, again.exit_code) == (0, 0), once.stderr + again.stderr
+    assert all(label in once.stdout for label in ("G:batch D:batch", "G:batch D:spectral", "G:spectral D:spectral"))
     # G:batch D:batch is the same run in both sweeps.
-    assert list(states(outputs).values()) == ["done"] * (2 * len(names) - 1)
+    assert list(states(outputs).values()) == ["done"] * 3
+    assert [run["pid"] for run in records(outputs)[1]["runs"]] == [None, None]
 
 
 def records(outputs: Path) -> list[dict[str, Any]]:
@@ -71,22 +71,22 @@ def processes(outputs: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_failed_run_stops_no_other_and_the_same_command_runs_it_again(normlab: Command, outputs: Path) -> None:
-    command = ["train", "-m", "optimizer.lr=1e-4,-1,2e-4", *QUICK]
+    command = ["train", "-m", "optimizer.lr=-1,2e-4", *QUICK]
     first = normlab(*command)
     second = normlab(*command)
 
     assert first.exit_code == second.exit_code == 8
-    assert "error: sweep: 1 of 3 runs failed: #1 [2]" in first.stderr
-    assert list(states(outputs).values()) == ["done", "done"]
-    assert second.stdout.count("already complete") == 2
+    assert "error: sweep: 1 of 2 runs failed: #0 [2]" in first.stderr
+    assert list(states(outputs).values()) == ["done"]
+    assert second.stdout.count("already complete") == 1
     before, after = records(outputs)
     assert before["state"] == "failed"
-    assert [run["state"] for run in before["runs"]] == ["done", "failed", "done"]
-    assert before["runs"][1]["reason"] == "optimizer.lr: got -1 — give a number above 0"
+    assert [run["state"] for run in before["runs"]] == ["failed", "done"]
+    assert before["runs"][0]["reason"] == "optimizer.lr: got -1 — give a number above 0"
     assert "optimizer.lr: got -1 — give a number above 0" in first.stdout
-    assert "error: optimizer.lr: got -1" in next(outputs.glob(".sweep/*/job_1.log")).read_text()
+    assert "error: optimizer.lr: got -1" in next(outputs.glob(".sweep/*/job_0.log")).read_text()
     # What is complete has started no process.
-    assert [run["pid"] is None for run in after["runs"]] == [True, False, True]
+    assert [run["pid"] is None for run in after["runs"]] == [False, True]
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_after_a_failure_nothing_more_is_started_if_so_wished(normlab: Command, 
 @pytest.mark.slow
 def test_a_killed_run_fails_alone_and_what_is_complete_needs_no_torch(outputs: Path, tmp_path: Path) -> None:
     words = ["train", "-m", "architecture.width=4", "evaluation=none", "train.batch_size=16", "seed=0,1"]
-    child = start(tmp_path, *words, "train.until=300 steps", "every.log=1 step")
+    child = start(tmp_path, *words, "train.until=100 steps", "every.log=1 step")
     log = wait_for(lambda: list(outputs.glob("*/*seed0*/metrics.jsonl")))[0]
     holder = json.loads((log.parent / ".lock.json").read_text())
     os.kill(holder["pid"], signal.SIGKILL)
@@ -118,7 +118,7 @@ def test_a_killed_run_fails_alone_and_what_is_complete_needs_no_torch(outputs: P
         "import sys; from normlab.cli import run; code = run(sys.argv[1:]); assert 'torch' not in sys.modules; "
         "sys.exit(code)"
     )
-    complete = [*words[:-1], "seed=1", "train.until=300 steps"]
+    complete = [*words[:-1], "seed=1", "train.until=100 steps"]
     again = subprocess.run([sys.executable, "-c", code, *complete], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "already complete" in again.stdout
@@ -131,15 +131,15 @@ def test_launchers_run_a_study_and_the_same_command_does_what_is_missing(
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the launchers are the extra 'cluster'")
     pytest.importorskip("submitit", reason="the launchers are the extra 'cluster'")
-    command = ["train", "-m", f"hydra/launcher={launcher}", "normalization=none,batch", *QUICK]
-    first = normlab(*command)
-    shutil.rmtree(next(outputs.glob("*/*D.batch*")))
-    second = normlab(*command)
+    assert normlab("train", "normalization=none", *QUICK).exit_code == 0
+    command = ["train", "-m", f"hydra/launcher={launcher}", "normalization=none,layer,batch", *QUICK]
+    first, second = normlab(*command), normlab(*command)
 
     assert (first.exit_code, second.exit_code) == (0, 0), first.stdout + first.stderr
-    assert list(states(outputs).values()) == ["done"] * 2
-    assert [run["pid"] is None for run in records(outputs)[1]["runs"]] == [True, False]
-    assert {run["threads"] for run in records(outputs)[0]["runs"]} == {1}
+    assert list(states(outputs).values()) == ["done"] * 3
+    begun = [[run["pid"] is not None for run in record["runs"]] for record in records(outputs)]
+    assert begun == [[False, True, True], [False, False, False]]
+    assert [run["threads"] for run in records(outputs)[0]["runs"] if run["pid"] is not None] == [1, 1]
     assert processes(outputs) == []
 
 
@@ -174,10 +174,13 @@ def test_a_folder_of_the_users_own_reaches_every_run(normlab: Command, outputs: 
     lines = ["# @package _global_", "hydra: {sweeper: {params: {seed: '0,1'}}}", "evaluation: {features: none}"]
     lines += ["architecture: {width: 4}", "train: {batch_size: 16, until: 2 steps}"]
     (tmp_path / "my own" / "experiment" / "study.yaml").write_text("\n".join(lines))
-    result = normlab("train", "-m", "experiment=study", "--config-dir", "my own")
+    words = ["experiment=study", "--config-dir", "my own"]
+    alone, swept = normlab("train", *words), normlab("train", "-m", *words)
 
-    assert result.exit_code == 0, result.stderr
+    assert (alone.exit_code, swept.exit_code) == (0, 0), alone.stderr + swept.stderr
     assert list(states(outputs).values()) == ["done", "done"]
+    # The first is found to be complete, so it is the same run in the eyes of the sweep; the second is started.
+    assert [run["pid"] is None for run in records(outputs)[0]["runs"]] == [True, False]
 
 
 @pytest.mark.slow
@@ -223,7 +226,7 @@ def test_a_look_at_a_sweep_tells_what_is_missing_and_starts_nothing(normlab: Com
 def test_a_diverged_run_does_not_count_as_failed(normlab: Command, outputs: Path) -> None:
     diverging = [
         "optimizer=sgd",
-        "optimizer.lr=0.01,1e30",
+        "optimizer.lr=1e30",
         "loss=wasserstein",
         "force=true",
         "normalization=both/none",
@@ -232,11 +235,11 @@ def test_a_diverged_run_does_not_count_as_failed(normlab: Command, outputs: Path
     result = normlab("train", "-m", *diverging)
 
     assert result.exit_code == 0
-    assert sorted(states(outputs).values()) == ["diverged", "done"]
+    assert list(states(outputs).values()) == ["diverged"]
 
 
 def test_a_name_that_no_run_can_mean_is_refused_before_the_first_one(normlab: Command, outputs: Path) -> None:
-    result = normlab("train", "-m", "normalization=none,spectrl", "lr=1,2", *QUICK)
+    result = normlab("train", "-m", "normalization=none,spectrl", "lr=1,2")
 
     assert result.exit_code == 2
     assert "error: normalization: 'spectrl' is not known" in result.stderr
