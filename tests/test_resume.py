@@ -134,7 +134,9 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
 
 def test_evaluating_or_not_trains_the_same_bits(normlab: Command, outputs: Path) -> None:
     words = ["train", "architecture.width=4", "train.batch_size=16", "train.until=6 steps", "normalization=both/batch"]
-    assert normlab(*words, "name=with", "every.evaluate=2 steps", "evaluation.samples=100").exit_code == 0
+    everything = ["every.evaluate=2 steps", "evaluation.samples=100", "evaluation.repeats=2"]
+    everything += ["evaluation.reconstruction.images=2", "evaluation.reconstruction.steps=2"]
+    assert normlab(*words, "name=with", *everything).exit_code == 0
     assert normlab(*words, "name=without", "evaluation=none").exit_code == 0
 
     evaluated, plain = (only_run_of(outputs, name) for name in ("with", "without"))
