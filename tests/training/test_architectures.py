@@ -84,9 +84,11 @@ def test_every_pair_trains_saves_and_goes_on_to_the_same_bits(
     straight.take()
     file = io.BytesIO()
     torch.save(straight.state.state_dict(), file)
+    straight.take()
     scalars = straight.take()
     second = build_step(*chosen, "ema.decay=0.9")
     second.state.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    second.take()
     second.take()
 
     assert state_digest(second.state.state_dict()) == state_digest(straight.state.state_dict())
