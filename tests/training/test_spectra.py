@@ -32,11 +32,11 @@ def normalized(kind: str, technique: str) -> NormalizedLayer:
     layers: dict[str, WeightLayer] = {
         "conv": nn.Conv2d(3, 5, 3, padding=1),
         "strided": nn.Conv2d(3, 5, 4, stride=2, padding=1),
-        "rest": nn.Conv2d(3, 5, 3, stride=2, padding=1, dilation=2),  # the stride leaves a row and a column over
+        "rest": nn.Conv2d(3, 5, 2, stride=2, padding=1, dilation=2),  # the stride leaves a row and a column over
         "transposed": nn.ConvTranspose2d(3, 5, 4, stride=2, padding=1),
         "linear": nn.Linear(7, 5),
     }
-    size = {"conv": SIZE, "strided": SIZE // 2, "rest": 2, "transposed": 2 * SIZE, "linear": 1}[kind]
+    size = {"conv": SIZE, "strided": SIZE // 2, "rest": SIZE // 2, "transposed": 2 * SIZE, "linear": 1}[kind]
     place = Place("discriminator", "hidden", 5, size, SIZE)
     layer = NormalizedLayer(layers[kind], TECHNIQUES.build(technique, {}), place).double()
     if layer.reparametrization is not None:
