@@ -1,7 +1,6 @@
 """What is measured of layers against dense matrices, autograd by hand and closed forms; and that it moves nothing."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from normlab.normalizations.base import Place, WeightLayer
 from normlab.outputs.checkpoints import state_digest
 from normlab.randomness import stream
 from normlab.training import spectra
-from normlab.training.step import Step, describe_scores
+from normlab.training.step import Step
 
 from .conftest import BuildStep
 
@@ -327,8 +326,8 @@ def test_estimates_are_near_the_exact_values_and_never_above(build_step: BuildSt
     }
 
     assert estimates.keys() == exact.keys()
-    # 8 % is what Gaussian matrices, which these nearly are, leave of 8 iterations; 1e-6 the rounding of float32.
-    assert all(0.92 * exact[name] <= estimate <= exact[name] * (1 + 1e-6) for name, estimate in estimates.items())
+    # 4 % is what Gaussian matrices, which these nearly are, leave of 8 iterations; 1e-6 the rounding of float32.
+    assert all(0.96 * exact[name] <= estimate <= exact[name] * (1 + 1e-6) for name, estimate in estimates.items())
 
 
 @pytest.mark.parametrize("shape", [(64, 16), (64, 576), (128, 1024)])
@@ -336,23 +335,11 @@ def test_of_a_gaussian_matrix_an_estimate_is_a_few_percent_low(shape: tuple[int,
     ratios = []
     for seed in range(5):
         rng = torch.Generator().manual_seed(seed)
-        W, start = torch.randn(shape, generator=rng), torch.randn(shape[0], generator=rng)
+        W, start = torch.randn(shape, generator=rng), torch.randn(shape[0], spectra.STARTS, generator=rng)
         ratios.append(float(spectra.estimated_sigma(W, start) / torch.linalg.matrix_norm(W, ord=2)))
 
     assert max(ratios) <= 1 + 1e-6
-    assert min(ratios) >= 0.92
-
-
-def test_scores_are_described_by_their_order_and_their_spread() -> None:
-    real, fake = torch.tensor([1.0, 2.0, 3.0, 0.0]), torch.tensor([0.0, 2.0, 4.0, -1.0])
-    told = {name: float(value) for name, value in describe_scores(real, fake).items()}
-    alike = describe_scores(torch.zeros(3), torch.zeros(3))
-
-    assert told["score/accuracy"] == (1 + 0.5 + 0 + 1) / 4
-    values = [1, 2, 3, 0, 0, 2, 4, -1]
-    mean = sum(values) / 8
-    assert told["score/spread"] == pytest.approx(math.sqrt(sum((value - mean) ** 2 for value in values) / 7))
-    assert (alike["score/accuracy"], alike["score/spread"]) == (0.5, 0)
+    assert min(ratios) >= 0.96
 
 
 def test_layers_are_described_at_the_start_by_the_same_norms(build_step: BuildStep) -> None:

@@ -68,11 +68,14 @@ def spectra_picture(rows: Rows, title: str) -> bytes:
 
 def _over_steps(axes: "Axes", rows: Rows, layers: list[str], key: str, title: str) -> None:
     """Draw a line per layer, coloured by its depth."""
+    from matplotlib.ticker import MaxNLocator
+
     lines: dict[str, Line] = {layer: [] for layer in layers}
     for row in rows:
         if row.get(key) is not None:
             lines[str(row["layer"])].append((row["step"], row[key]))
     _draw(axes, lines, title)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("step", fontsize=8)
 
 
