@@ -3,6 +3,7 @@
     trainer    the trainer against the loop that one would write by hand, in the same numerics on the CPU: with the
                techniques that torch has in the same arithmetic, which weight and spectral normalization are not
     saving     a checkpoint against the training between two of them
+    monitors   training with all that is measured on the way against training with nothing of it
     memory     what a run holds in memory over its steps
     normalizations
                each technique in the discriminator against none, per full step
@@ -29,6 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -186,9 +188,9 @@ TOLERANCE = 1e-4  # relative, between losses: rounding, amplified over the steps
 def trainer(arguments: argparse.Namespace) -> Report:
     """Time `Trainer.train` as `normlab train` runs it, rows, status, log and TensorBoard included, against `BareLoop`.
 
-    Grids, checkpoints and evaluations, which the bare loop has none of, are never due. Raises UnequalWork where the two
-    differ in their convolutions, their gradients or their optimizer steps, or in their losses from one and the same
-    start over the first steps.
+    Grids, checkpoints, evaluations and exact spectra, which the bare loop has none of, are never due. Raises
+    UnequalWork where the two differ in their convolutions, their gradients or their optimizer steps, or in their losses
+    from one and the same start over the first steps.
     """
     settings = trainer_settings(arguments)
     materials = assemble.gather(settings, CPU)
@@ -220,7 +222,7 @@ def trainer_settings(arguments: argparse.Namespace) -> RunConfig:
             *("dataset=digits", "architecture=dcgan", f"normalization={arguments.technique}", "device=cpu"),
             *(f"architecture.width={arguments.width}", f"train.batch_size={arguments.batch}"),
             *("train.until=1000000000 steps", "every.sample=null", "every.checkpoint=null", "every.evaluate=null"),
-            *("evaluation.features=none", f"every.log={LOG_EVERY} steps"),
+            *("evaluation.features=none", "every.spectra=null", f"every.log={LOG_EVERY} steps"),
         ]
     )
     return launching.checked(settings, complaints)
@@ -517,13 +519,100 @@ def run_settings(changes: list[str]) -> RunConfig:
 
 
 def without_extras(settings: RunConfig) -> RunConfig:
-    """Return settings with which a run has rows, but no grid, checkpoint or evaluation, and does not end."""
-    never = replace(settings.every, sample=None, checkpoint=None, evaluate=None)
+    """Return settings with which a run has rows of scalars, but nothing else besides, and does not end."""
+    never = replace(settings.every, sample=None, checkpoint=None, evaluate=None, spectra=None)
     return replace(settings, every=never, train=replace(settings.train, until=Length(1e9, "steps")))
 
 
 def _medians(windows: list[Seconds]) -> Seconds:
     return Seconds(*(statistics.median(values) for values in zip(*windows, strict=True)))
+
+
+# --- monitors -------------------------------------------------------------------------------------------------------
+
+
+def monitors(arguments: argparse.Namespace) -> Report:
+    """Time training with what is measured of layers and scores, at its default rates, against training without.
+
+    Of rows of scalars, which both have, one arm has what the other does not: estimates of sigma, accuracy and spread of
+    the scores. The exact spectra, their rows and their picture are timed on their own, and count once in as many steps
+    as lie between two of them.
+    """
+    settings = run_settings(arguments.changes)
+    materials = assemble.gather(settings, CPU)
+    rate = settings.every.spectra
+    if rate is None:
+        raise ConfigurationError(
+            "every.spectra", "is null, so that nothing is measured", "give steps, epochs or images"
+        )
+    between = pace_of(settings, len(materials.dataset.train)).steps(rate)
+    plain = without_extras(settings)
+    with TemporaryDirectory() as folder, quietly(Path(folder) / "stderr"):
+        open_log(Path(folder) / "run.log")
+        with (
+            closing(Windows(plain, materials, Path(folder) / "with")) as monitored,
+            closing(Windows(plain, materials, Path(folder) / "without")) as bare,
+            closing(Windows(plain, materials, Path(folder) / "again")) as again,
+        ):
+            arms = {
+                "with": _window(monitored.train, arguments.steps),
+                "without": _unmonitored(_window(bare.train, arguments.steps)),
+                "again": _unmonitored(_window(again.train, arguments.steps)),
+                "measuring": lambda: monitored.trainer.measure(),
+            }
+            for run in (monitored, bare, again):
+                run.train(WARM_UP)
+            seconds = time_rounds(arms, arguments.rounds)
+    return _monitors_report(arguments, settings, seconds, between)
+
+
+def _unmonitored(window: Callable[[], None]) -> Callable[[], None]:
+    def train() -> None:
+        with (
+            patch("normlab.training.spectra.estimate", lambda step: {}),
+            patch("normlab.training.step.describe_scores", lambda real, fake: {}),
+        ):
+            window()
+
+    return train
+
+
+def _monitors_report(
+    arguments: argparse.Namespace, settings: RunConfig, seconds: dict[str, list[Seconds]], between: int
+) -> Report:
+    windows = between / arguments.steps
+    cpu = {name: [window.cpu for window in rounds] for name, rounds in seconds.items()}
+    wall = {name: [window.wall for window in rounds] for name, rounds in seconds.items()}
+
+    def ratio_with(time: dict[str, list[float]]) -> Ratio:
+        whole = [windows * a + b for a, b in zip(time["with"], time["measuring"], strict=True)]
+        return ratio_of(whole, [windows * each for each in time["without"]])
+
+    ratio, wall_ratio, of_rows = ratio_with(cpu), ratio_with(wall), ratio_of(cpu["with"], cpu["without"])
+    control = ratio_of(cpu["again"], cpu["without"])
+    medians = {name: _medians(rounds) for name, rounds in seconds.items()}
+    values = {
+        "benchmark": "monitors",
+        **{"ratio": ratio.median, "low": ratio.low, "high": ratio.high},
+        **{"control": control.median, "control_low": control.low, "control_high": control.high},
+        "rounds": arguments.rounds,
+        **{"wall_ratio": wall_ratio.median, "wall_low": wall_ratio.low, "wall_high": wall_ratio.high},
+        **{"rows_ratio": of_rows.median, "rows_low": of_rows.low, "rows_high": of_rows.high},
+        "steps_between": between,
+        "seconds": {name: each._asdict() for name, each in medians.items()},
+        "settings": {"changes": arguments.changes, "steps": arguments.steps, "threads": arguments.threads},
+        "environment": describe_environment(CPU, settings.precision),
+    }
+    lines = [
+        "training with all that is measured on the way, against training without",
+        f"  {settings.label}, {between} steps between two measurements of {medians['measuring'].cpu:.3f} s, "
+        f"{arguments.rounds} rounds of {arguments.steps} steps of {medians['without'].cpu / arguments.steps:.4f} s",
+        f"  CPU time, ratio   {ratio}",
+        f"  wall time, ratio  {wall_ratio}",
+        f"  of rows alone     {of_rows}",
+        f"  noise control     {control}  (without against itself, CPU time)",
+    ]
+    return Report(values, lines)
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
@@ -532,7 +621,7 @@ PARTS_OF_A_RUN = 10
 
 
 def memory(arguments: argparse.Namespace) -> Report:
-    """Follow the resident memory of a process that trains, logs, draws grids, saves and evaluates over many steps.
+    """Follow the resident memory of a process that trains, logs, draws, saves, evaluates and measures over many steps.
 
     The growth is between the most that was held in the third tenth of the run, when all that is kept has been made, and
     the most in the last.
@@ -541,7 +630,7 @@ def memory(arguments: argparse.Namespace) -> Report:
     settings = run_settings(
         [
             *("architecture.width=8", "train.batch_size=16", f"train.until={arguments.steps} steps"),
-            *(f"every.{what}={part // 4} steps" for what in ("sample", "checkpoint", "evaluate")),
+            *(f"every.{what}={part // 4} steps" for what in ("sample", "checkpoint", "evaluate", "spectra")),
             *("evaluation.samples=500", *arguments.changes),
         ]
     )
@@ -571,7 +660,8 @@ def memory(arguments: argparse.Namespace) -> Report:
     }
     lines = [
         "the most memory that a run holds, in each tenth of its steps",
-        f"  {settings.label}, {arguments.steps:,} steps, with a grid, a checkpoint and an evaluation every {part // 4}",
+        f"  {settings.label}, {arguments.steps:,} steps, with a grid, a checkpoint, spectra and an evaluation "
+        f"every {part // 4}",
         f"  MB      {'  '.join(f'{value / 1e6:.0f}' for value in most)}",
         f"  growth  {growth / 1e6:+.1f} MB from the third tenth to the last",
     ]
@@ -758,6 +848,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(required=True, metavar="NAME")
     _add_trainer(benchmarks.add_parser("trainer", help="the trainer against the loop that one would write by hand"))
     _add_saving(benchmarks.add_parser("saving", help="a checkpoint against the training between two of them"))
+    _add_monitors(benchmarks.add_parser("monitors", help="training with all that is measured against without"))
     _add_memory(benchmarks.add_parser("memory", help="what a run holds in memory over its steps"))
     _add_normalizations(
         benchmarks.add_parser("normalizations", help="each technique in the discriminator against none")
@@ -790,6 +881,13 @@ def _add_saving(parser: argparse.ArgumentParser) -> None:
     _add_common(parser, saving)
     parser.add_argument("--rounds", type=_positive, default=9)
     parser.add_argument("--folder", type=Path, default=None, help="where the checkpoints go, on the disk in question")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the run, by default the defaults")
+
+
+def _add_monitors(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, monitors)
+    parser.add_argument("--rounds", type=_positive, default=9)
+    parser.add_argument("--steps", type=_whole_intervals, default=50, help="steps of a window, whole intervals of rows")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the run, by default the defaults")
 
 

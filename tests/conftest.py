@@ -17,6 +17,7 @@ import torch
 from normlab import cli, composition
 from normlab.data.digits import digits
 from normlab.evaluation import evaluator
+from normlab.outputs.plots import SpectraPicture
 
 # Here once, and not in every command line that is forked from this process.
 for name in (
@@ -46,6 +47,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NORMLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+# Drawing takes longer than a small run, and all of them draw; what is drawn has tests of its own.
+_draw = SpectraPicture.draw
+SpectraPicture.draw = lambda self, rows: None
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs draw their spectra."""
+    monkeypatch.setattr(SpectraPicture, "draw", _draw)
 
 
 @pytest.fixture

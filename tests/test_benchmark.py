@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from normlab.outputs.sinks import JsonLines
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 TINY = ("trainer", "--rounds", "2", "--steps", "50", "--width", "8", "--batch", "2")
 
@@ -170,6 +172,34 @@ def test_what_saving_costs_is_a_share_of_the_steps_between_two_checkpoints(
 def test_saving_every_so_many_minutes_is_no_number_of_steps(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]):
     assert benchmark.main(["saving", *SMALL, "every.checkpoint=5 minutes"]) == 2
     assert "error: every.checkpoint: is 5 minutes" in capsys.readouterr().err
+
+
+def test_what_monitors_cost_is_a_share_of_the_steps_between_two_measurements(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
+    monkeypatch.setattr(benchmark, "WARM_UP", 2)
+    rows: dict[str, list[bool]] = {"with": [], "without": [], "again": []}
+    append = JsonLines.append
+
+    def noting_append(self: JsonLines, row: dict[str, object]) -> None:
+        if self.path.name == "metrics.jsonl":
+            rows[self.path.parent.name].append({"sigma/generator/1", "score/accuracy"} <= set(row))
+        append(self, row)
+
+    monkeypatch.setattr(JsonLines, "append", noting_append)
+    benchmark.main(["monitors", "--json", "--rounds", "1", *SMALL, "every.spectra=400 images"])
+    values = json.loads(capsys.readouterr().out)
+    monitored, bare, measuring = (values["seconds"][name]["cpu"] for name in ("with", "without", "measuring"))
+
+    assert rows == {"with": [True], "without": [False], "again": [False]}
+    assert values["steps_between"] == 100
+    assert values["ratio"] == pytest.approx((2 * monitored + measuring) / (2 * bare))
+
+
+def test_what_is_never_measured_has_no_cost(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]):
+    assert benchmark.main(["monitors", *SMALL, "every.spectra=null"]) == 2
+    assert "error: every.spectra: is null" in capsys.readouterr().err
 
 
 def test_memory_is_followed_over_a_whole_run(

@@ -103,6 +103,7 @@ MAY_IMPORT = {
 ONLY_THERE = {
     "hydra": {"composition.py"},
     "omegaconf": {"composition.py", "config.py"},
+    "matplotlib": {"outputs/plots.py"},
     "torchmetrics": {"evaluation/classes.py"},
     "torch.utils.tensorboard": {"outputs/sinks.py"},
 }

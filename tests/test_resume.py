@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ from normlab.errors import ResourceError
 from normlab.evaluation.evaluator import Evaluator
 from normlab.outputs import checkpoints
 from normlab.outputs.checkpoints import Checkpoints, _HashingWriter
+from normlab.outputs.sinks import JsonLines
 from normlab.training import trainer
 from normlab.training.step import Step
 
@@ -38,6 +39,7 @@ BUSY = [
     "every.sample=15 steps",
     "every.checkpoint=4 steps",
     "every.evaluate=15 steps",
+    "every.spectra=10 steps",
     "evaluation.samples=50",
 ]
 # A run of 8 steps that saves every 2.
@@ -120,7 +122,7 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
     assert finished.exit_code == 0, finished.stderr
     straight, killed = only_run(tmp_path / "straight"), only_run(tmp_path / "killed")
     assert digest(normlab, killed) == digest(normlab, straight)
-    for name in ("metrics.jsonl", "evaluations.jsonl"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "spectra.jsonl"):
         assert steps(killed / name) == steps(straight / name)
         assert rows_without_time(killed / name) == rows_without_time(straight / name)
     grids = sorted(path.name for path in (straight / "samples").iterdir())
@@ -129,16 +131,18 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
     assert 1 <= json.loads((killed / "status.json").read_text())["resumes"] <= 2
 
 
-def test_evaluating_or_not_trains_the_same_bits(normlab: Command, outputs: Path) -> None:
+def test_evaluating_and_measuring_or_not_trains_the_same_bits(normlab: Command, outputs: Path) -> None:
     words = ["train", "architecture.width=4", "train.batch_size=16", "train.until=6 steps", "normalization=both/batch"]
     everything = ["every.evaluate=2 steps", "evaluation.samples=100", "evaluation.repeats=2"]
     everything += ["evaluation.reconstruction.images=2", "evaluation.reconstruction.steps=2"]
+    everything += ["every.spectra=1 step", "every.log=1 step"]
     assert normlab(*words, "name=with", *everything).exit_code == 0
-    assert normlab(*words, "name=without", "evaluation=none").exit_code == 0
+    assert normlab(*words, "name=without", "evaluation=none", "every.spectra=null", "every.log=null").exit_code == 0
 
     evaluated, plain = (only_run_of(outputs, name) for name in ("with", "without"))
     assert digest(normlab, evaluated) == digest(normlab, plain)
     assert steps(evaluated / "evaluations.jsonl") == [0, 2, 4, 6]
+    assert [set(steps(run / "spectra.jsonl")) for run in (evaluated, plain)] == [set(range(7)), {0, 6}]
 
 
 def only_run_of(outputs: Path, name: str) -> Path:
@@ -582,6 +586,41 @@ def test_ended_within_an_evaluation_a_run_makes_it_up_and_no_other(
     assert digest(normlab, run) == digest(normlab, straight)
 
 
+@pytest.mark.parametrize("due", [4, pytest.param(3, marks=pytest.mark.slow)], ids=["at a checkpoint", "between two"])
+def test_killed_within_its_spectra_a_run_has_each_row_once_and_ends_the_same(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch, due: int
+) -> None:
+    append = JsonLines.append
+
+    def append_and_die(self: JsonLines, row: Mapping[str, Any]) -> None:
+        append(self, row)
+        if self.path.name == "spectra.jsonl" and (row["step"], row["network"], row["layer"]) == (due, "generator", "3"):
+            tell_itself(signal.SIGKILL)
+
+    words = [*SAVING, "train.until=6 steps", f"every.spectra={due} steps"]
+    assert normlab(*words, "name=straight").exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "append", append_and_die)
+        killed = normlab(*words, "name=killed")
+    straight, run = (only_run_of(outputs, name) for name in ("straight", "killed"))
+    left = rows_without_time(run / "spectra.jsonl")
+    again = normlab(*words, "name=killed")
+
+    assert killed.exit_code == -signal.SIGKILL
+    assert left[-1]["step"] == due
+    assert again.exit_code == 0, again.stderr
+    assert f"continues from step {due // 2 * 2} of 6" in again.stderr
+    rows = rows_without_time(straight / "spectra.jsonl")
+    assert rows_without_time(run / "spectra.jsonl") == rows
+    places = [(row["step"], row["network"], row["layer"]) for row in rows]
+    assert sorted(set(places), key=places.index) == places
+    assert {row["step"] for row in rows} == {0, due, 6}
+    # The estimates of a run that was killed are those of one that was not.
+    assert rows_without_time(run / "metrics.jsonl") == rows_without_time(straight / "metrics.jsonl")
+    ends = [Checkpoints(folder / "checkpoints").load(6) for folder in (run, straight)]
+    assert len({checkpoints.state_digest(end) for end in ends}) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "every", "too_large"),
@@ -737,6 +776,7 @@ def test_with_other_images_a_finished_run_is_not_called_complete(
         ("environment.json", '{"dataset": [1], "threads": "many"}'),
         ("environment.json", '{"dataset": {"image_shape": "abc", "train": "x"}, "threads": 100000}'),
         ("evaluations.jsonl", '{"step": 4}\n'),
+        ("spectra.jsonl", '{"step": 4}\n'),
         ("metrics.jsonl", '{"step": 4, "seconds": "abc"}\n' + "[" * 100_000 + "\n"),
         ("samples/step_00000004.png", "no picture"),
     ],

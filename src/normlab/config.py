@@ -129,6 +129,7 @@ class EveryConfig:
     sample: Duration | None = Length(10, "epochs")
     checkpoint: DurationOrTime | None = Length(10, "epochs")
     evaluate: Duration | None = Length(10, "epochs")
+    spectra: Duration | None = Length(10, "epochs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ WRONG: dict[str, list[str]] = {
     "every.sample": [*LENGTHS, "5 minutes"],
     "every.checkpoint": LENGTHS,
     "every.evaluate": [*LENGTHS, "5 minutes"],
+    "every.spectra": [*LENGTHS, "5 minutes"],
     "optimizer.lr": [*RATES, "null"],
     "optimizer.generator.lr": RATES,
     "optimizer.discriminator.lr": RATES,

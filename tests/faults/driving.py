@@ -27,6 +27,7 @@ for name in (
     *("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify"),
     # What they import when it is needed; torch's compiler is what the first optimizer brings.
     *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.image.fid", "torchmetrics.image.inception"),
+    "matplotlib.figure",
 ):
     importlib.import_module(name)
 # What they would all make for themselves: Hydra's grammar, and the digits at the size that networks take.
@@ -183,11 +184,11 @@ def continued_from(stderr: str) -> int | None:
 
 def require_clean(run: Path) -> None:
     """Raise AssertionError unless every step stands once, in order, and nothing half-written is left."""
-    for name in ("metrics.jsonl", "evaluations.jsonl"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "spectra.jsonl"):
         rows = [json.loads(line) for line in (run / name).read_text().splitlines()] if (run / name).exists() else []
-        places = [(row["step"], row.get("generator")) for row in rows]
-        assert places == sorted(set(places), key=lambda place: places.index(place)), f"{name}: {places}"
-        assert [step for step, _ in places] == sorted(step for step, _ in places), f"{name}: {places}"
+        places = [(row["step"], row.get("generator"), row.get("network"), row.get("layer")) for row in rows]
+        assert len(set(places)) == len(places), f"{name}: {places}"
+        assert [row["step"] for row in rows] == sorted(row["step"] for row in rows), f"{name}: {places}"
     assert not list(run.rglob("*.partial")), list(run.rglob("*.partial"))
 
 

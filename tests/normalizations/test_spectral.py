@@ -165,8 +165,8 @@ def test_i7_whatever_rest_the_stride_leaves(size: int, kernel: int, stride: int,
     seen = torch.randn(1, 3, out, out).double()
 
     # <y, A x> = <A' y, x> for any x and y: what is used as the adjoint is one.
-    forth = (seen * part.apply_map(image, built.weight)).sum()
-    back = (part.apply_adjoint(seen, built.weight) * image).sum()
+    forth = (seen * part.map.forth(image, built.weight)).sum()
+    back = (part.map.back(seen, built.weight) * image).sum()
     torch.testing.assert_close(back, forth)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from normlab.networks import Network
 from normlab.normalizations import TECHNIQUES
 from normlab.outputs.checkpoints import state_digest
 from normlab.training.optimizers import OPTIMIZERS
+from normlab.training.step import describe_scores
 
 from .conftest import BuildStep
 
@@ -207,6 +209,18 @@ def test_bfloat16_keeps_float32_state_and_differs_from_float32(build_step: Build
     assert low_scalars["loss/discriminator"] != full_scalars["loss/discriminator"]
     # bfloat16 has 8 bits of mantissa: a relative error of 1/256 for each of the few layers.
     torch.testing.assert_close(low_scalars["loss/discriminator"], full_scalars["loss/discriminator"], rtol=0.02, atol=0)
+
+
+def test_scores_are_described_by_their_order_and_their_spread() -> None:
+    real, fake = torch.tensor([1.0, 2.0, 3.0, 0.0]), torch.tensor([0.0, 2.0, 4.0, -1.0])
+    told = {name: float(value) for name, value in describe_scores(real, fake).items()}
+    alike = describe_scores(torch.zeros(3), torch.zeros(3))
+
+    assert told["score/accuracy"] == (1 + 0.5 + 0 + 1) / 4
+    values = [1, 2, 3, 0, 0, 2, 4, -1]
+    mean = sum(values) / 8
+    assert told["score/spread"] == pytest.approx(math.sqrt(sum((value - mean) ** 2 for value in values) / 7))
+    assert (alike["score/accuracy"], alike["score/spread"]) == (0.5, 0)
 
 
 def test_a_state_of_another_network_is_refused_and_nothing_of_it_taken(build_step: BuildStep) -> None:

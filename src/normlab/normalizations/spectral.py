@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Literal, TypedDict, Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normlab.normalizations.base import (
@@ -18,6 +17,7 @@ from normlab.normalizations.base import (
     output_dimension,
     technique_of_weights,
 )
+from normlab.normalizations.maps import Convolution
 from normlab.settings import Misfit, PositiveFloat, PowerIterations
 
 FIRST_ITERATIONS = 15  # spent on the first W, whose vectors the papers leave random
@@ -180,13 +180,7 @@ class SpectralConvolutionNorm(DividedBySigma):
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, place: Place, **settings: Unpack[Settings]) -> None:
         super().__init__(**settings)
-        self.transposed = isinstance(layer, nn.ConvTranspose2d)
-        (padding, _), (kernel, _), (stride, _) = layer.padding, layer.kernel_size, layer.stride
-        self.stride, self.padding = stride, int(padding)
-        self.larger = max(place.size, place.input_size)  # a convolution's input, a transposed one's output
-        smaller = min(place.size, place.input_size)
-        # What the transposed one adds to its output where the stride has left a rest.
-        self.output_padding = self.larger - ((smaller - 1) * stride - 2 * self.padding + kernel)
+        self.map = Convolution.of(layer, (place.input_size, place.input_size))
         for name, channels, size in (("x", layer.in_channels, place.input_size), ("y", layer.out_channels, place.size)):
             self.register_buffer(name, torch.zeros(1, channels, size, size, dtype=layer.weight.dtype))
 
@@ -196,27 +190,13 @@ class SpectralConvolutionNorm(DividedBySigma):
     def iterate(self, weight: Tensor, times: int) -> None:
         x, y = self.x, self.y
         for _ in range(times):
-            y = unit(self.apply_map(x, weight))
-            x = unit(self.apply_adjoint(y, weight))
+            y = unit(self.map.forth(x, weight))
+            x = unit(self.map.back(y, weight))
         self.x.copy_(x)
         self.y.copy_(y)
 
     def sigma(self, weight: Tensor) -> Tensor:
-        return (self.y.clone() * self.apply_map(self.x.clone(), weight)).sum()
-
-    def apply_map(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._up(x, weight) if self.transposed else self._down(x, weight)
-
-    def apply_adjoint(self, y: Tensor, weight: Tensor) -> Tensor:
-        return self._down(y, weight) if self.transposed else self._up(y, weight)
-
-    def _down(self, image: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(image, weight, stride=self.stride, padding=self.padding)
-
-    def _up(self, image: Tensor, weight: Tensor) -> Tensor:
-        return F.conv_transpose2d(
-            image, weight, stride=self.stride, padding=self.padding, output_padding=self.output_padding
-        )
+        return (self.y.clone() * self.map.forth(self.x.clone(), weight)).sum()
 
 
 def bounding(

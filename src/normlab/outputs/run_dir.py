@@ -76,6 +76,8 @@ class RunDir:
         self.status = path / "status.json"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations.jsonl"
+        self.spectra = path / "spectra.jsonl"
+        self.spectra_picture = path / "spectra.png"
         self.log = path / "run.log"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"

@@ -78,11 +78,7 @@ class Step:
             fake_scores = discriminator(fake.images, weights, fake.labels)
         loss = self.loss.discriminator(real_scores, fake_scores)
         penalty = self.penalty(update, real, fake, weights)
-        scalars = {
-            "loss/discriminator": loss.detach(),
-            "score/real": real_scores.detach().float().mean(),
-            "score/fake": fake_scores.detach().float().mean(),
-        }
+        scalars = {"loss/discriminator": loss.detach(), **describe_scores(real_scores.detach(), fake_scores.detach())}
         if penalty is not None:
             loss = loss + penalty
             scalars["loss/penalty"] = penalty.detach()
@@ -188,3 +184,18 @@ class Step:
     def autocast(self) -> torch.autocast:
         enabled = self.precision != torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def describe_scores(real: Tensor, fake: Tensor) -> Scalars:
+    """Return what is logged of the discriminator's scores [n] of a batch of real images and one of fakes.
+
+    score/accuracy: the share of pairs of a real image and a fake one, by position, in which the real one scores higher,
+    a tie counting half: 0.5 is chance, whatever the loss.  score/spread: the standard deviation of both together.
+    """
+    real, fake = real.float(), fake.float()
+    return {
+        "score/real": real.mean(),
+        "score/fake": fake.mean(),
+        "score/accuracy": 0.5 + 0.5 * (real - fake).sign().mean(),
+        "score/spread": torch.cat([real, fake]).std(),
+    }

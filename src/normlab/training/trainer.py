@@ -15,6 +15,7 @@ from normlab.outputs.checkpoints import Checkpoints, require_finite
 from normlab.outputs.recorder import Position, Recorder
 from normlab.outputs.run_dir import Status
 from normlab.randomness import stream
+from normlab.training import spectra
 from normlab.training.pace import Pace
 from normlab.training.states import DISTANCES, has_moved, is_dead, judge
 from normlab.training.step import Scalars, Step
@@ -35,7 +36,8 @@ class Trainer:
     """Trains a run from where its state stands to its last step, and leaves in its folder what is due on the way.
 
     Everything due is a function of the step alone, but for checkpoints every so many minutes. A checkpoint is written
-    before the evaluation of the same step, so that a kill in between costs the evaluation alone, which is then made up.
+    before the evaluation of the same step, so that a kill in between costs the evaluation alone, which is then made up;
+    and so it is with spectra, where a checkpoint is due.
     """
 
     step: Step
@@ -76,16 +78,17 @@ class Trainer:
         ends = step in (0, self.last_step)
         logging_ = scalars is not None and (step == self.last_step or self.pace.due(every.log, step))
         sampling = (ends or self.pace.due(every.sample, step)) and not self.recorder.has_grid(step)
+        measuring = ends or self.pace.due(every.spectra, step)
         evaluating = self.score is not None and (ends or self.pace.due(every.evaluate, step))
         saving = ends or evaluating or self.pace.due(every.checkpoint, step) or self.minutes_have_passed()
         stopping = self.stop.requested()
-        if not (logging_ or sampling or saving or stopping):
+        if not (logging_ or sampling or measuring or saving or stopping):
             return
 
         self.seconds += time.monotonic() - self._clock
         self.require_finite_losses(scalars)
         if logging_ and scalars is not None:
-            self.log(scalars)
+            self.log(scalars | spectra.estimate(self.step))
         if sampling:
             self.recorder.grid(step, self.sample())
         # Asked once more: only a step that is saved may be called so, and a signal may have come meanwhile.
@@ -93,6 +96,8 @@ class Trainer:
         saved = saving or exit_code is not None
         if saved and step not in self.checkpoints.steps():
             self.save(must=exit_code is not None or ends)
+        if measuring and exit_code is None:
+            self.measure()
         if evaluating and exit_code is None:
             self.evaluate()
             exit_code = self.stop.exit_code
@@ -167,6 +172,10 @@ class Trainer:
         best = self.best()
         self.checkpoints.prune(set() if best is None else {best["step"]})
         self.report("running")
+
+    def measure(self) -> None:
+        """Record the spectra of both networks, but for rows of this step that are there already."""
+        self.recorder.spectra(self.position(), spectra.measure(self.step))
 
     def evaluate(self) -> None:
         """Score the live generator, and the averaged one where there is one, unless the row is there already.

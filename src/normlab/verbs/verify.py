@@ -85,9 +85,10 @@ def _beside(run_dir: RunDir, newest: int) -> list[Complaint]:
     elif status.state in ("done", "stopped") and status.step != newest:
         problem = f"is {status.state} at step {status.step:,}, and the newest checkpoint is of step {newest:,}"
         complaints.append(Complaint(str(run_dir.status), problem, "bring the checkpoint back from a copy"))
-    for path in (run_dir.metrics, run_dir.evaluations):
-        places = [(row["step"], row.get("generator")) for row in JsonLines(path).rows()]
-        steps = [step for step, _ in places]
+    for path in (run_dir.metrics, run_dir.evaluations, run_dir.spectra):
+        rows = JsonLines(path).rows()
+        places = [(row["step"], row.get("generator"), row.get("network"), row.get("layer")) for row in rows]
+        steps = [row["step"] for row in rows]
         if len(set(places)) < len(places) or steps != sorted(steps):
             remedy = "somebody has written to it; bring it back from a copy"
             complaints.append(Complaint(str(path), "has steps twice or out of order", remedy))
