@@ -10,6 +10,8 @@ from normlab import load
 from normlab.data.batches import scaled
 from normlab.data.gaussians import EXTENT, gaussians
 from normlab.outputs.grids import SIDE, scatter
+from normlab.outputs.run_dir import RunDir
+from normlab.outputs.sinks import JsonLines
 
 from ..conftest import Command
 
@@ -48,9 +50,12 @@ def test_a_plot_has_x_to_the_right_and_y_upwards() -> None:
 def test_a_gan_learns_the_ring_in_seconds(normlab: Command, outputs: Path) -> None:
     words = ["dataset=gaussians", "architecture=mlp", "normalization=both/none", "initialisation=kaiming"]
     words += ["optimizer.lr=1e-3", "train.batch_size=256", "train.until=1500 steps"]
+    words += ["evaluation.samples=1000", "evaluation.kept=1000", "every.spectra=null"]
     trained = normlab("train", *words)
     assert trained.exit_code == 0, trained.stderr
     (run,) = outputs.glob("*/*")
+    row = JsonLines(RunDir(run).evaluations).rows()[-1]
+    assert row["state"] is None  # neither collapsed nor as it was at the start
     with torch.no_grad():
         points = load(run)(torch.randn(2000, 2, generator=torch.Generator().manual_seed(0)))[:, :, 0, 0]
     radius = points.norm(dim=1)
