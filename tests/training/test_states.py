@@ -60,10 +60,14 @@ def test_a_discriminator_whose_scores_never_spread_is_dead():
     assert not is_dead([*rows[:-1], scalars(1e-3, 0.5)])
 
 
-def test_a_discriminator_that_always_tells_as_many_pairs_apart_is_dead():
-    assert is_dead([scalars(0.1, 0.0)] * 10)
-    assert not is_dead([scalars(0.1, 0.0)] * 9)  # too early to say
-    assert not is_dead([*[scalars(0.1, 0.0)] * 9, scalars(0.1, 0.1)])
+def test_a_discriminator_that_never_tells_apart_more_than_chance_is_dead():
+    assert is_dead([scalars(0.1, 0.5)] * 10)
+    assert not is_dead([scalars(0.1, 0.5)] * 9)  # too early to say
+    assert not is_dead([*[scalars(0.1, 0.5)] * 9, scalars(0.1, 0.52)])
+
+
+def test_a_discriminator_that_always_wins_is_not_dead():
+    assert not is_dead([scalars(2.0, 1.0)] * 50)
 
 
 def test_rows_that_tell_nothing_of_scores_are_not_dead():

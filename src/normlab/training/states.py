@@ -19,6 +19,7 @@ UNMOVED_SPREAD = (0.5, 2.0)
 
 DEAD_SPREAD = 1e-6  # of the scores of a batch; below it gradients are lost beside Adam's eps of 1e-8
 SCALARS = ("score/spread", "score/accuracy")
+CHANCE = 0.5  # of telling which of two images is real; where all scores are equal, exactly so
 LEAST_ROWS = 10  # of the log, before what never moved is called dead
 
 
@@ -44,14 +45,14 @@ def is_dead(rows: Sequence[Row]) -> bool:
 
 
 def has_moved(rows: Sequence[Row]) -> bool:
-    """Return whether scores have spread, and the share of pairs told apart has changed, in rows of scalars.
+    """Return whether scores have spread, and pairs were told apart better or worse than by chance, in rows of scalars.
 
     Rows of older runs, which tell of neither, are taken to have moved.
     """
     spreads, accuracies = ([row[name] for row in rows if row.get(name) is not None] for name in SCALARS)
     if rows and not spreads:
         return True
-    return max(spreads, default=0.0) >= DEAD_SPREAD and len(set(accuracies)) > 1
+    return max(spreads, default=0.0) >= DEAD_SPREAD and any(accuracy != CHANCE for accuracy in accuracies)
 
 
 def _most(name: str, rows: Sequence[Row], default: float) -> float:
