@@ -288,7 +288,8 @@ def test_the_checkpoints_of_a_run_that_diverges_are_finite(normlab: Command, out
         "usual, calls = LOSSES['non_saturating'](), []\n"
         "def discriminator(real, fake):\n"
         "    calls.append(real)\n"
-        "    return usual.discriminator(real, fake) * (float('nan') if len(calls) == 5 else 1)\n"
+        # The first call is of the spectra at step 0, the sixth of the fifth update.
+        "    return usual.discriminator(real, fake) * (float('nan') if len(calls) == 6 else 1)\n"
         "@LOSSES.register('failing')\n"
         "def failing() -> Loss:\n"
         "    return Loss(discriminator, usual.generator)\n"

@@ -225,8 +225,8 @@ def test_a_signal_saves_and_stops(normlab: Command, outputs: Path, tmp_path: Pat
 
 
 def test_a_time_limit_saves_and_stops(normlab: Command, outputs: Path) -> None:
-    words = ["train", "architecture.width=4", "train.until=1000000 steps", "evaluation=none"]
-    ended = normlab(*words, "train.time_limit=0.02 minutes")
+    words = ["train", "architecture.width=4", "train.batch_size=16", "train.until=1000000 steps", "evaluation=none"]
+    ended = normlab(*words, "train.time_limit=0.04 minutes")
 
     assert ended.exit_code == 75
     assert json.loads((only_run(outputs) / "status.json").read_text())["step"] > 0
