@@ -1,11 +1,9 @@
 """What a run takes of disk and memory, found out where no weight takes memory, and whether there is room for it."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch.optim import Optimizer
 
 from normlab import assemble
 from normlab.config import RunConfig
@@ -13,6 +11,7 @@ from normlab.errors import ResourceError
 from normlab.networks import ImageSpec
 from normlab.outputs.atomic import free_disk
 from normlab.reports.tables import size
+from normlab.training.optimizers import moments
 
 # The newest two checkpoints and the best are kept; when a new one is written the oldest is still there.
 CHECKPOINTS = 3
@@ -24,18 +23,16 @@ def checkpoint_bytes(settings: RunConfig, image: ImageSpec) -> int:
     device = torch.device("meta")
     with device:
         state = assemble.build_state(settings, image, device)
-        for network, optimizer in (
-            (state.generator, state.generator_optimizer),
-            (state.discriminator, state.discriminator_optimizer),
-        ):
-            for parameter in network.parameters():
-                if parameter.requires_grad:
-                    parameter.grad = torch.zeros_like(parameter)
-            for group in optimizer.param_groups:
-                group["fused"] = False  # where no weight takes memory there is no fused step
-            # An optimizer has its state only once it has made a step.
-            optimizer.step()
-    return sum(tensor.nbytes for tensor in _tensors(state.state_dict()))
+    modules = [state.generator, state.discriminator, *([] if state.averaged is None else [state.averaged.module])]
+    weights = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+    return weights + sum(map(moment_bytes, (state.generator_optimizer, state.discriminator_optimizer)))
+
+
+def moment_bytes(optimizer: Optimizer) -> int:
+    """Return how much an optimizer keeps of its parameters once it has made a step, its numbers in float32."""
+    kept = moments(optimizer).values()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return sum(parameter.nbytes if shaped else 4 for parameter in parameters for shaped in kept)
 
 
 def largest_image(settings: RunConfig) -> ImageSpec:
@@ -73,14 +70,3 @@ def free_memory(device: torch.device) -> int | None:
         return None
     (available,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return 1024 * int(available)
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)

@@ -40,16 +40,21 @@ class MaskedRMSprop(torch.optim.RMSprop):
         super().step()
 
 
-def moment_names(optimizer: Optimizer) -> list[str]:
-    """Return the names of what an optimizer keeps of each parameter once it has made a step; it makes none here."""
+def moments(optimizer: Optimizer) -> dict[str, bool]:
+    """Return the names of what an optimizer keeps of each parameter once it has made a step; it makes none here.
+
+    With each stands whether it has the parameter's shape; a number where it has not.
+    """
     group = optimizer.param_groups[0]
-    probe = torch.zeros(1, device=group["params"][0].device, requires_grad=True)
+    # On the CPU: what is kept is the same everywhere, and on `meta`, where no tensor has values, no step can be made.
+    probe = torch.zeros(2, device="cpu", requires_grad=True)
     probe.grad = torch.zeros_like(probe)
     twin = copy.copy(optimizer)
     twin.state = defaultdict(dict)
-    twin.param_groups = [{**group, "params": [probe]}]
+    twin.param_groups = [{**group, "params": [probe], "lr": 0.0, "capturable": False}]
+    twin.found_inf = None  # pyright: ignore[reportAttributeAccessIssue]
     twin.step()
-    return sorted(twin.state[probe])
+    return {name: value.shape == probe.shape for name, value in sorted(twin.state[probe].items())}
 
 
 @OPTIMIZERS.register("adam")

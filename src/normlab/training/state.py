@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from normlab.networks.network import Generator, Network
 from normlab.training.ema import Ema
-from normlab.training.optimizers import moment_names
+from normlab.training.optimizers import moments
 
 OPTIMIZERS = ("generator_optimizer", "discriminator_optimizer")
 MOST_MISFITS = 5  # that an error lists; after those a person has understood
@@ -34,10 +34,8 @@ class TrainState:
     def most_bytes(self) -> int:
         """Return a bound on the size of a checkpoint's file: weights, moments of each, an average, and names."""
         tensors = [*self.generator.state_dict().values(), *self.discriminator.state_dict().values()]
-        moments = max(
-            len(moment_names(optimizer)) for optimizer in (self.generator_optimizer, self.discriminator_optimizer)
-        )
-        return 2**20 + sum((2 + moments) * (tensor.nbytes + 2048) for tensor in tensors)
+        most = max(len(moments(optimizer)) for optimizer in (self.generator_optimizer, self.discriminator_optimizer))
+        return 2**20 + sum((2 + most) * (tensor.nbytes + 2048) for tensor in tensors)
 
     def state_dict(self) -> dict[str, Any]:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
@@ -97,23 +95,23 @@ def _tensors_misfits(where: str, own: dict[str, Tensor], saved: Any) -> Iterator
 
 def _moments_misfits(where: str, optimizer: Optimizer, saved: Any, begun: bool) -> Iterator[str]:
     """Yield what does not fit of an optimizer, which once begun keeps tensors of a parameter's shape, and counts."""
-    moments = saved.get("state") if isinstance(saved, dict) else None
-    if not isinstance(moments, dict) or not all(isinstance(entry, dict) for entry in moments.values()):
+    entries = saved.get("state") if isinstance(saved, dict) else None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         yield f"{where} is {_described(saved)}, not the state of an optimizer"
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = moment_names(optimizer)
-    known = set(range(len(parameters))) if begun and names else set[int]()
-    if moments.keys() != known:
-        yield f"{where} is of {len(moments)} parameters, not {len(known)}"
+    kept = moments(optimizer)
+    known = set(range(len(parameters))) if begun and kept else set[int]()
+    if entries.keys() != known:
+        yield f"{where} is of {len(entries)} parameters, not {len(known)}"
         return
-    for index, entry in moments.items():
-        if sorted(map(str, entry)) != names:
-            yield f"{where}.{index} has {', '.join(map(str, entry))}, not {', '.join(names)}"
+    for index, entry in entries.items():
+        if sorted(map(str, entry)) != list(kept):
+            yield f"{where}.{index} has {', '.join(map(str, entry))}, not {', '.join(kept)}"
             return
         for key, value in entry.items():
             fits = isinstance(value, Tensor) and value.is_floating_point()
-            if not fits or value.shape not in (parameters[index].shape, ()):
+            if not fits or value.shape != (parameters[index].shape if kept[key] else ()):
                 yield f"{where}.{index}.{key} is {_described(value)}, not of {_described(parameters[index])}"
 
 

@@ -118,7 +118,9 @@ class Step:
         norm = torch.nn.utils.get_total_norm(gradients)
         self.non_finite.copy_(torch.maximum(self.non_finite, (~torch.isfinite(loss.detach() + norm)).float()))
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            # Fused optimizers want both laid out alike, which autograd does not promise.
+            alike = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
         masked = (torch.where(self.non_finite > 0, 0, gradient) for gradient in of_weights)
         network.adapt(dict(zip(adapting, masked, strict=True)), self.progress)
         optimizer.found_inf = self.non_finite  # pyright: ignore[reportAttributeAccessIssue]
