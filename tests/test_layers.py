@@ -81,7 +81,7 @@ MAY_IMPORT = {
         "training",
     },
     "loading": {"assemble", "config", "evaluation", "networks", "outputs"},
-    "footprint": {"assemble", "config", "networks", "outputs", "reports"},
+    "footprint": {"assemble", "config", "networks", "outputs", "reports", "training"},
     "sweeps": {"composition", "config", "outputs", "training", *READERS},
     "verbs": {
         "footprint",

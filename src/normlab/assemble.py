@@ -30,6 +30,7 @@ from normlab.randomness import stream
 from normlab.registry import Registry
 from normlab.scoring import Scorer, build_scorer, check_features
 from normlab.settings import Length, Misfit
+from normlab.training.capture import Capture, CudaGraphs, KeptInputs
 from normlab.training.ema import Ema
 from normlab.training.monitors import describe_layers
 from normlab.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -249,7 +250,13 @@ def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: t
         seed=config.seed,
         precision=PRECISIONS[config.precision],
         device=device,
+        capture=Capture(CudaGraphs(), KeptInputs(device)) if is_captured(config, device) else None,
     )
+
+
+def is_captured(config: RunConfig, device: torch.device) -> bool:
+    """Return whether a run's steps are captured and replayed."""
+    return config.train.capture != "none" and device.type == "cuda"
 
 
 class Materials(NamedTuple):
@@ -442,6 +449,8 @@ def _check_device(config: RunConfig) -> list[Complaint]:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         here = f"this machine has {torch.cuda.device_count()} that torch can use"
         return [Complaint("device", f"there is no GPU for '{config.device}'; {here}", "choose device=cpu or auto")]
+    if config.train.capture == "graph" and device.type != "cuda":
+        return [Complaint("train.capture", f"graph is of GPUs, and the device is {device}", "choose auto or none")]
     return []
 
 

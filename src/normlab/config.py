@@ -119,6 +119,7 @@ class TrainConfig:
     batch_size: PositiveInt = 64
     discriminator_steps: PositiveInt = 1
     time_limit: Minutes | None = None
+    capture: Literal["auto", "none", "graph"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,17 @@ ALWAYS_NAMED = (
 )
 # Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
-    *("every", "train.until", "train.time_limit", "device", "threads", "force", "on_collapse", "debug"),
+    *(
+        "every",
+        "train.until",
+        "train.time_limit",
+        "train.capture",
+        "device",
+        "threads",
+        "force",
+        "on_collapse",
+        "debug",
+    ),
     *("dataset.root", "dataset.download", "dataset.workers", "evaluation.weights"),
 )
 # Settings that choose the folder, or say how a run is started.

@@ -315,7 +315,12 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
         "classes": dataset.classes,
     }
     features = None if materials.scorer is None else materials.scorer.info
-    return {**describe_environment(device, settings.precision), "dataset": described, "features": features}
+    return {
+        **describe_environment(device, settings.precision),
+        "capture": "graph" if assemble.is_captured(settings, device) else "none",
+        "dataset": described,
+        "features": features,
+    }
 
 
 def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: RunDir) -> None:

@@ -14,8 +14,8 @@ from normlab.normalizations.base import Place, WeightLayer, as_matrix, output_di
 PLACE = Place("discriminator", "hidden", 5, 4)
 
 
-def half(horizon: object) -> float:
-    return 0.5
+def half(horizon: object) -> torch.Tensor:
+    return torch.tensor(0.5, dtype=torch.float64)
 
 
 def layers() -> list[WeightLayer]:
@@ -126,7 +126,7 @@ def test_t11_at_the_end_of_the_horizon_a_decayed_rate_is_0(decay: str, expected:
     layer = layers()[0]
     part = adaptive(layer, alpha=1.0, mode="grad_norm", decay=decay)
     with torch.no_grad():
-        part.adapt(layer.weight, torch.ones_like(layer.weight), lambda horizon: 1.0)
+        part.adapt(layer.weight, torch.ones_like(layer.weight), lambda horizon: torch.tensor(1.0))
 
     moved = part.S.detach() - 1
     torch.testing.assert_close(moved, torch.full_like(moved, expected * 48**0.5))

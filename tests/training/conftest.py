@@ -13,6 +13,7 @@ from normlab.training.step import Step
 
 BuildStep = Callable[..., Step]
 GROUPS = composition.groups()
+CPU = torch.device("cpu")
 
 
 def synthetic_dataset() -> Dataset:
@@ -47,12 +48,12 @@ def checked(words: tuple[str, ...]) -> config.RunConfig:
 
 @pytest.fixture
 def build_step() -> BuildStep:
-    """Return a function from overrides to a step at step 0."""
+    """Return a function from overrides, and a device, to a step at step 0."""
 
-    def build(*words: str) -> Step:
+    def build(*words: str, device: torch.device = CPU) -> Step:
         small = ["train.batch_size=8", "architecture.width=4", "evaluation.features=none"]
         settings = checked((*small, *words))
-        dataset, device = synthetic_dataset(), torch.device("cpu")
+        dataset = synthetic_dataset()
         return assemble.build_step(settings, dataset, assemble.open_batches(settings, dataset, device), device)
 
     return build

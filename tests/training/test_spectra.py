@@ -204,7 +204,7 @@ def test_gradient_norms_are_those_of_the_losses_by_hand(build_step: BuildStep, t
     generator, discriminator = step.state.generator, step.state.discriminator
     weights = {"generator": generator.effective_weights(), "discriminator": discriminator.effective_weights()}
     real, fake = (
-        step.real_batch(step.state.images_seen).images,
+        step.real_batch(0).images,
         generator(step.latents("spectra"), weights["generator"]),
     )
     seen = [discriminator(images, weights["discriminator"]) for images in (real, fake.detach())]
@@ -245,7 +245,7 @@ def test_input_gradients_are_those_of_each_image_alone(build_step: BuildStep, te
     discriminator = step.state.discriminator
     row = rows_of(step)["discriminator", None]
     fake = step.state.generator(step.latents("spectra")).detach()
-    real = step.real_batch(step.state.images_seen).images
+    real = step.real_batch(0).images
     for name, images in (("real", real), ("fake", fake)):
         norms: list[float] = []
         for image in images:
@@ -260,7 +260,7 @@ def test_behind_batch_norm_an_input_gradient_is_nearly_the_slope_of_the_images_o
     step = trained(build_step, "normalization=batch", "train.batch_size=32")
     discriminator = step.state.discriminator
     told = rows_of(step)["discriminator", None]["input_gradient/real"]
-    images = step.real_batch(step.state.images_seen).images.requires_grad_()
+    images = step.real_batch(0).images.requires_grad_()
     with discriminator.frozen_statistics():
         scores = discriminator(images)
     norms = [

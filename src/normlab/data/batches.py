@@ -35,24 +35,34 @@ class RealBatches:
         self.resident = _resident(images, device)
         # Two permutations: a batch may end one epoch and begin the next.
         self.order = lru_cache(maxsize=2)(self._order)
-        self.ahead = None if self.resident is not None else ReadAhead(self._rows, batch_size)
+        self.ahead = None if self.resident is not None else ReadAhead(self._pixels, batch_size)
 
     def batch(self, images_seen: int) -> Tensor:
         """Return the images at position `images_seen` of the stream and after it, float32 [batch, c, h, w] in [-1, 1].
 
         Never waits for the device.
         """
-        real = scaled(self._gather(images_seen))
-        if not self.flip:
-            return real
-        mirrored = torch.rand(self.batch_size, generator=stream(self.seed, "flip", images_seen)) < 0.5
-        return torch.where(self._to_device(mirrored)[:, None, None, None], real.flip(-1), real)
+        images = self.images_of(queued(self.rows(images_seen), self.device))
+        return mirrored(images, queued(self.flips(images_seen), self.device)) if self.flip else images
 
-    def labels(self, images_seen: int) -> Tensor | None:
-        """Return the labels of the images that `batch` returns, int64 [batch] on the device; None if there are none."""
-        if self.images.labels is None:
-            return None
-        return self._to_device(torch.from_numpy(self.images.labels[self._indices(images_seen).numpy()]).long())
+    def rows(self, images_seen: int) -> Tensor:
+        """Return what the device needs of the host for the images at a position: which they are, or their pixels."""
+        if self.ahead is None:
+            return self._indices(images_seen)
+        return torch.from_numpy(self.ahead.take(images_seen))
+
+    def images_of(self, rows: Tensor) -> Tensor:
+        """Return the images of rows that are on the device, float32 [batch, c, h, w] in [-1, 1], none mirrored."""
+        return scaled(rows if self.resident is None else self.resident.index_select(0, rows))
+
+    def flips(self, images_seen: int) -> Tensor:
+        """Return which of the images at a position are to be mirrored, if any are, bool [batch]."""
+        return torch.rand(self.batch_size, generator=stream(self.seed, "flip", images_seen)) < 0.5
+
+    def labels(self, images_seen: int) -> Tensor:
+        """Return the labels of the images at a position, int64 [batch], of images that have labels."""
+        assert self.images.labels is not None
+        return torch.from_numpy(self.images.labels[self._indices(images_seen).numpy()]).long()
 
     def _indices(self, images_seen: int) -> Tensor:
         """Return which images stand at a position of the stream, int64 [batch]."""
@@ -64,20 +74,8 @@ class RealBatches:
     def _order(self, epoch: int) -> Tensor:
         return permutation(self.seed, "data", epoch, len(self.images))
 
-    def _gather(self, images_seen: int) -> Tensor:
-        if self.resident is not None:
-            return self.resident.index_select(0, self._to_device(self._indices(images_seen)))
-        assert self.ahead is not None
-        return self._to_device(torch.from_numpy(self.ahead.take(images_seen)))
-
-    def _rows(self, images_seen: int) -> Pixels:
+    def _pixels(self, images_seen: int) -> Pixels:
         return self.images.pixels[self._indices(images_seen).numpy()]
-
-    def _to_device(self, values: Tensor) -> Tensor:
-        # From pinned memory a copy is only queued; from ordinary memory it would wait for the device.
-        if self.device.type == "cuda":
-            return values.pin_memory().to(self.device, non_blocking=True)
-        return values.to(self.device)
 
 
 class ReadAhead:
@@ -101,6 +99,17 @@ class ReadAhead:
             if start not in self.batches:
                 self.batches[start] = self.threads.submit(self.read, start)
         return self.batches.pop(position).result()
+
+
+def queued(values: Tensor, device: torch.device) -> Tensor:
+    """Return values of the host on the device, without waiting for it."""
+    # From pinned memory a copy is only queued; from ordinary memory it would wait.
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def mirrored(images: Tensor, flips: Tensor) -> Tensor:
+    """Return images [n, c, h, w], mirrored left to right where flips [n] says so."""
+    return torch.where(flips[:, None, None, None], images.flip(-1), images)
 
 
 def scaled(pixels: Tensor) -> Tensor:

@@ -27,10 +27,10 @@ Granularity = Literal["channel", "layer"]
 Decay = Literal["constant", "linear", "cosine"]
 
 # kappa(t): what is left of alpha when the part t of the horizon has passed.
-DECAYS: dict[str, Callable[[float], float]] = {
-    "constant": lambda t: 1.0,
+DECAYS: dict[str, Callable[[Tensor], Tensor]] = {
+    "constant": torch.ones_like,
     "linear": lambda t: 1 - t,
-    "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
+    "cosine": lambda t: 0.5 * (1 + torch.cos(math.pi * t)),
 }
 
 
@@ -87,7 +87,7 @@ class AdaptiveWeightNorm(Reparametrization):
             along = (G * W).sum(dim=1)
             slope = (along.sum().view(1) if self.per_layer else along) / self.lengths(weight)
         sign = -1.0 if self.mode == "descent" else 1.0
-        self.S.add_(slope, alpha=sign * self.alpha * self.decay(elapsed(self.horizon)))
+        self.S.add_(sign * self.alpha * self.decay(elapsed(self.horizon)) * slope)
 
     def advance(self, weight: Tensor) -> None:
         if self.bounds != (None, None):

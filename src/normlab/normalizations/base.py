@@ -13,8 +13,8 @@ from normlab.settings import Length
 Forward = Callable[[Tensor], Tensor]
 WeightLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding
 Position = Literal["first", "hidden", "last"]
-# From a horizon, null for that of the run, to the part of it that has passed, in [0, 1].
-Elapsed = Callable[[Length | None], float]
+# From a horizon, null for that of the run, to the part of it that has passed, a scalar in [0, 1] on the device.
+Elapsed = Callable[[Length | None], Tensor]
 
 
 class Place(NamedTuple):

@@ -4,7 +4,6 @@ import copy
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from normlab.networks.network import Generator
 
@@ -21,14 +20,18 @@ class Ema:
         self.decay = decay
         self.module: Generator = copy.deepcopy(source).requires_grad_(False).eval()
 
-    @torch.no_grad()
-    def update(self, source: Generator, step: int) -> None:
-        """Move the average by 1 - decay of the way to the source, by 9 / (10 + step) where that is further.
+    def share(self, step: int) -> float:
+        """Return which part of the way to the source an update moves: 1 - decay, or 9 / (10 + step) if that is more.
 
         step: how many updates have been made before, 0 at the first.
         """
-        average_all = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
-        average_all(list(self.module.parameters()), list(source.parameters()), 0)
+        return max(1 - self.decay, 9 / (10 + step))
+
+    @torch.no_grad()
+    def update(self, source: Generator, share: Tensor) -> None:
+        """Move the average by a part of the way to the source, a scalar on the device."""
+        for average, value in zip(self.module.parameters(), source.parameters(), strict=True):
+            average.lerp_(value, share)
         for average, value in zip(self.module.buffers(), source.buffers(), strict=True):
             average.copy_(value)
 

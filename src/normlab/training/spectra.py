@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normlab.data.batches import queued
 from normlab.networks.blocks import Score
 from normlab.networks.network import Network, NormalizedLayer, Stack
 from normlab.normalizations.activation import BatchNorm
@@ -23,7 +24,8 @@ from normlab.normalizations.spectral import unit
 from normlab.normalizations.translated import TranslatedPReLU
 from normlab.penalties import Batch
 from normlab.randomness import stream
-from normlab.training.step import Scalars, Step
+from normlab.training.capture import Scalars
+from normlab.training.step import Step
 
 Row = dict[str, Any]
 
@@ -69,7 +71,7 @@ def measure(step: Step) -> list[Row]:
 
     layers = [layer for network in (generator, discriminator) for _, layer in network.layers()]
     with _undisturbed(step), watching(layers, note_size):
-        real = step.real_batch(step.state.images_seen)
+        real = step.real_batch(0)
         with step.autocast():
             fake = step.generate("spectra", of_generator)
             scores = discriminator(fake.images, of_discriminator, fake.labels)
@@ -222,7 +224,7 @@ def _is_a_path(module: nn.Module) -> bool:
 def _input_gradients(step: Step, real: Batch, fake: Batch, weights: dict[str, Tensor]) -> Scalars:
     discriminator = step.state.discriminator
     shape, rng = (len(real.images), 1, 1, 1), stream(step.seed, "spectra", "between", step.state.step)
-    share = step.to_device(torch.rand(shape, generator=rng))
+    share = queued(torch.rand(shape, generator=rng), step.device)
     between = Batch(share * real.images + (1 - share) * fake.images, real.labels)
     slopes: Scalars = {}
     norms = [module for module in discriminator.modules() if isinstance(module, BatchNorm)]
@@ -293,7 +295,7 @@ def estimate(step: Step) -> Scalars:
         for name, layer in network.layers():
             W = as_matrix(layer.effective_weight(), output_dimension(layer.layer))
             starts = torch.randn(len(W), STARTS, generator=stream(0, "spectra", "estimate"))
-            scalars[f"sigma/{network_name}/{name}"] = estimated_sigma(W, step.to_device(starts))
+            scalars[f"sigma/{network_name}/{name}"] = estimated_sigma(W, queued(starts, step.device))
     return scalars
 
 

@@ -1,5 +1,6 @@
 """One step: the discriminator updates, the generator update, and what moves with them."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -8,26 +9,28 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from normlab.constraints import Constraint
-from normlab.data.batches import RealBatches
+from normlab.data.batches import RealBatches, mirrored
 from normlab.losses import Loss
 from normlab.networks.network import Network, Weights
 from normlab.normalizations.base import as_matrix, output_dimension
 from normlab.penalties import Batch, Penalty, Update
 from normlab.randomness import stream
 from normlab.settings import Length
+from normlab.training.capture import Capture, Inputs, Scalars
 from normlab.training.optimizers import Schedule
 from normlab.training.state import TrainState
-
-Scalars = dict[str, Tensor]
 
 
 @dataclass(kw_only=True)
 class Step:
     """One generator update and the discriminator updates before it, without a word between host and device.
 
-    All shapes are constant, and every random number is a function of the seed, its purpose and the position. The first
+    All shapes are constant, and what the device is given from outside, random numbers above all, is a function of the
+    seed, its purpose and the position: so a step can be captured once and replayed at every position after. The first
     non-finite loss or gradient sets `non_finite` on the device, which masks that update and all later ones; the trainer
     reads it when it next looks.
+
+    capture: what replays steps; None where each is computed anew.
     """
 
     state: TrainState
@@ -42,32 +45,59 @@ class Step:
     seed: int
     precision: torch.dtype
     device: torch.device
+    capture: Capture | None = None
     non_finite: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         state = self.state
+        self.inputs = Inputs(self.device)
         self.non_finite = torch.zeros((), device=self.device)
         optimizers = (state.generator_optimizer, state.discriminator_optimizer)
         self.rates = [(each, [float(group["lr"]) for group in each.param_groups]) for each in optimizers]
+        if self.capture is not None and self.device.type == "cuda":
+            for group in (group for each in optimizers for group in each.param_groups if "capturable" in group):
+                group["capturable"] = True
 
     def take(self) -> Scalars:
-        """Train one step further and return its scalars, on the device."""
+        """Train one step further and return its scalars, on the device, which the next step may overwrite."""
         state = self.state
+        self.set_rates()
+        if self.capture is None:
+            scalars = self.compute()
+        else:
+            # Steps at which other penalties are due are other steps.
+            due = tuple(tuple(self.penalties_due(update)) for update in range(self.discriminator_steps))
+            scalars = self.capture.take(self, due)
+        state.step += 1
+        state.images_seen += self.discriminator_steps * self.batch_size
+        return scalars
+
+    def set_rates(self) -> None:
         for optimizer, rates in self.rates:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * self.schedule(state.step)
+                rate *= self.schedule(self.state.step)
+                if self.capture is None:
+                    group["lr"] = rate
+                elif isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = torch.tensor(rate, dtype=torch.float32, device=self.device)
+
+    def compute(self) -> Scalars:
+        """Do all of a step that the device does, at the position where the state stands."""
+        state = self.state
         scalars: Scalars = {}
         for update in range(self.discriminator_steps):
             scalars = self.update_discriminator(update)
         scalars |= self.update_generator()
-        if state.averaged is not None:
-            state.averaged.update(state.generator, state.step)
-        state.step += 1
+        if (averaged := state.averaged) is not None:
+            share = self.inputs("averaged", lambda: torch.tensor(averaged.share(state.step)))
+            averaged.update(state.generator, share)
         return scalars
 
     def update_discriminator(self, update: int) -> Scalars:
         generator, discriminator = self.state.generator, self.state.discriminator
-        real = self.real_batch(self.state.images_seen)
+        real = self.real_batch(update)
         with torch.no_grad(), self.autocast(), generator.frozen_statistics():
             fake = self.generate(f"discriminator {update}", generator.weights_of_pass())
         weights = discriminator.weights_of_pass()
@@ -83,7 +113,6 @@ class Step:
             loss = loss + penalty
             scalars["loss/penalty"] = penalty.detach()
         norm = self.descend(loss, discriminator, weights, self.state.discriminator_optimizer, self.constraint)
-        self.state.images_seen += self.batch_size
         return scalars | {"gradient_norm/discriminator": norm}
 
     def update_generator(self) -> Scalars:
@@ -130,15 +159,18 @@ class Step:
         network.advance()
         return norm
 
+    def penalties_due(self, update: int) -> list[int]:
+        """Return the numbers of the penalties that are due at a discriminator update of the step."""
+        count = self.state.step * self.discriminator_steps + update
+        # One further, so that a step that is a multiple of `every` tells of it.
+        return [number for number, penalty in enumerate(self.penalties) if (count + 1) % penalty.every == 0]
+
     def penalty(self, update: int, real: Batch, fake: Batch, weights: Weights) -> Tensor | None:
         """Return the sum of the penalties that are due at this discriminator update, or None if none is."""
         discriminator = self.state.discriminator
-        count = self.state.step * self.discriminator_steps + update
         terms: list[Tensor] = []
-        for number, penalty in enumerate(self.penalties):
-            if (count + 1) % penalty.every:  # so that a step that is a multiple of it tells of it
-                continue
-            rng = stream(self.seed, "penalty", number, count)
+        for number in self.penalties_due(update):
+            penalty = self.penalties[number]
             seen = Update(
                 # In float32: the norm of a gradient in bfloat16 would be off by half a percent.
                 score=lambda images, labels: discriminator(images, weights, labels),
@@ -148,20 +180,51 @@ class Step:
                     as_matrix(weights.get(name, layer.layer.weight), output_dimension(layer.layer))
                     for name, layer in discriminator.weight_layers()
                 ],
-                uniform=lambda shape, rng=rng: self.to_device(torch.rand(shape, generator=rng)),
-                normal=lambda shape, rng=rng: self.to_device(torch.randn(shape, generator=rng)),
+                uniform=self.draws_of_penalty(torch.rand, number, update),
+                normal=self.draws_of_penalty(torch.randn, number, update),
             )
             with discriminator.frozen_statistics():
                 terms.append(penalty.every * penalty.weight * penalty.value(seen))
         return torch.stack(terms).sum() if terms else None
 
-    def progress(self, horizon: Length | None) -> float:
-        """Return which part of a horizon has passed, of the run's where it is None."""
-        return self.elapsed(horizon, self.state.step)
+    def draws_of_penalty(
+        self, draw: Callable[..., Tensor], number: int, update: int
+    ) -> Callable[[tuple[int, ...]], Tensor]:
+        """Return what draws for a penalty: each time it is called for a shape, another tensor."""
+        counts = itertools.count()
 
-    def real_batch(self, images_seen: int) -> Batch:
-        labels = None if self.state.discriminator.classes is None else self.real.labels(images_seen)
-        return Batch(self.real.batch(images_seen), labels)
+        def drawn(shape: tuple[int, ...]) -> Tensor:
+            key = ("penalty", number, draw.__name__, next(counts))
+
+            def make() -> Tensor:
+                position = self.state.step * self.discriminator_steps + update
+                return draw(shape, generator=stream(self.seed, *key, position))
+
+            return self.inputs(f"{key} {update}", make)
+
+        return drawn
+
+    def progress(self, horizon: Length | None) -> Tensor:
+        """Return which part of a horizon has passed, of the run's where it is None."""
+
+        def make() -> Tensor:
+            return torch.tensor(self.elapsed(horizon, self.state.step), dtype=torch.float64)
+
+        return self.inputs(f"progress {horizon}", make)
+
+    def real_batch(self, update: int) -> Batch:
+        """Return the real images of a discriminator update of the step, and their labels if the networks take any."""
+        real = self.real
+
+        def position() -> int:
+            return self.state.images_seen + update * self.batch_size
+
+        images = real.images_of(self.inputs(f"rows {update}", lambda: real.rows(position())))
+        if real.flip:
+            images = mirrored(images, self.inputs(f"flips {update}", lambda: real.flips(position())))
+        if self.state.discriminator.classes is None:
+            return Batch(images, None)
+        return Batch(images, self.inputs(f"labels {update}", lambda: real.labels(position())))
 
     def generate(self, purpose: str, weights: Weights) -> Batch:
         """Return what the generator makes of the latents and labels of a purpose."""
@@ -169,19 +232,24 @@ class Step:
         return Batch(self.state.generator(self.latents(purpose), weights, labels), labels)
 
     def latents(self, purpose: str) -> Tensor:
-        rng = stream(self.seed, "latents", purpose, self.state.step)
-        return self.to_device(torch.randn(self.batch_size, self.state.generator.latent_size, generator=rng))
+        shape = (self.batch_size, self.state.generator.latent_size)
+
+        def make() -> Tensor:
+            return torch.randn(shape, generator=stream(self.seed, "latents", purpose, self.state.step))
+
+        return self.inputs(f"latents {purpose}", make)
 
     def fake_labels(self, purpose: str) -> Tensor | None:
         """Return labels drawn uniformly, int64 [batch]; None if the networks are given none."""
         classes = self.state.generator.classes
         if classes is None:
             return None
-        rng = stream(self.seed, "labels", purpose, self.state.step)
-        return self.to_device(torch.randint(classes, (self.batch_size,), generator=rng))
 
-    def to_device(self, values: Tensor) -> Tensor:
-        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
+        def make() -> Tensor:
+            rng = stream(self.seed, "labels", purpose, self.state.step)
+            return torch.randint(classes, (self.batch_size,), generator=rng)
+
+        return self.inputs(f"labels of {purpose}", make)
 
     def autocast(self) -> torch.autocast:
         enabled = self.precision != torch.float32

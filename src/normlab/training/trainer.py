@@ -16,9 +16,10 @@ from normlab.outputs.recorder import Position, Recorder
 from normlab.outputs.run_dir import Status
 from normlab.randomness import stream
 from normlab.training import spectra
+from normlab.training.capture import Scalars
 from normlab.training.pace import Pace
 from normlab.training.states import DISTANCES, has_moved, is_dead, judge
-from normlab.training.step import Scalars, Step
+from normlab.training.step import Step
 from normlab.training.stopping import Stop, Stopped
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,251 @@
+"""Captured steps do what steps do that are computed anew.
+
+The recorder here is a tape of the operations: played again, each takes what its arguments hold by then and leaves its
+results where it left them at first, as a CUDA graph does. A number of the host's that found its way in would stay what
+it was.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from normlab.normalizations import TECHNIQUES
+from normlab.penalties import PENALTIES
+from normlab.training.capture import Capture, KeptInputs, Replay, Scalars
+from normlab.training.optimizers import OPTIMIZERS
+from normlab.training.state import TrainState
+from normlab.training.step import Step
+
+from .conftest import BuildStep
+
+Pair = Callable[..., tuple[Step, Step]]
+CPU = torch.device("cpu")
+STEPS = 6
+ALL = [name for name in TECHNIQUES.names() if name not in ("conditional_batch", "gradient")]
+
+
+class Tape(TorchDispatchMode):
+    """Does the work of a block and keeps its operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("a number was asked of the device")
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, result in self.operations:
+            for kept, value in zip(flat(result), flat(func(*args, **kwargs)), strict=True):
+                # A view, or what was changed in place, holds the new values already.
+                if kept.untyped_storage().data_ptr() != value.untyped_storage().data_ptr():
+                    kept.copy_(value)
+
+
+def flat(result: Any) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    return [tensor for item in result for tensor in flat(item)] if isinstance(result, list | tuple) else []
+
+
+def tensors(state: TrainState) -> dict[str, Tensor]:
+    """Return every tensor of a state by name."""
+    named: dict[str, Tensor] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            named[name] = value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if key != "param_groups":
+                    walk(f"{name}.{key}", item)
+
+    walk("state", state.state_dict())
+    return named
+
+
+class Tapes:
+    """Records tapes; recording does nothing, and so what the work has changed is brought back."""
+
+    def __init__(self) -> None:
+        self.state: TrainState | None = None
+
+    def warm_up(self, work: Callable[[], Scalars]) -> Scalars:
+        return work()
+
+    def record(self, work: Callable[[], Scalars]) -> tuple[Replay, Scalars]:
+        assert self.state is not None
+        before = {name: tensor.clone() for name, tensor in tensors(self.state).items()}
+        try:
+            with Tape() as tape:
+                return tape.replay, work()
+        finally:
+            for name, tensor in tensors(self.state).items():
+                tensor.data.copy_(before[name])
+
+
+def captured(step: Step) -> Step:
+    """Return a step like another, at step 0, whose steps are captured."""
+    tapes = Tapes()
+    twin = copy.copy(step)
+    twin.state = tapes.state = copy.deepcopy(step.state)
+    twin.capture = Capture(tapes, KeptInputs(CPU))
+    twin.__post_init__()
+    return twin
+
+
+def close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=lambda told, at=name: f"{at}: {told}")
+
+
+def compare(anew: Step, replayed: Step, steps: int = STEPS) -> None:
+    """To rounding: a rate is a float32 on the device, and 1e-7 of its value off."""
+    for _ in range(steps):
+        expected, scalars = anew.take(), replayed.take()
+        assert list(scalars) == list(expected)
+        close(scalars, expected)
+    assert replayed.capture is not None
+    assert not replayed.capture.impossible
+    assert any(replayed.capture.recordings.values())
+    ours, theirs = tensors(replayed.state), tensors(anew.state)
+    assert ours.keys() == theirs.keys()
+    close(ours, theirs)
+    assert (replayed.state.step, replayed.state.images_seen) == (anew.state.step, anew.state.images_seen)
+
+
+@pytest.mark.parametrize("technique", ALL)
+def test_a_replayed_step_is_a_step_under_every_technique(build_step: BuildStep, technique: str) -> None:
+    """Under SGD: Adam makes much of a gradient that is rounding alone, such as that of a bias before a batch norm."""
+    groups = [f"normalization.{network}.channels_per_group=4" for network in ("generator", "discriminator")]
+    step = build_step(
+        *(f"normalization=both/{technique}", *(groups if technique == "group" else [])),
+        *("ema.decay=0.9", "optimizer.schedule=linear", "train.until=10 steps", "train.discriminator_steps=2"),
+        "optimizer=sgd",
+    )
+    compare(step, captured(step))
+
+
+@pytest.mark.parametrize("penalty", PENALTIES.names())
+def test_a_replayed_step_is_a_step_under_every_penalty_lazy_ones_too(build_step: BuildStep, penalty: str) -> None:
+    step = build_step(
+        "normalization=layer", f"penalty={penalty}", f"penalty.{penalty}.every=2", "force=true", "optimizer=sgd"
+    )
+    twin = captured(step)
+    compare(step, twin, steps=8)
+    assert twin.capture is not None
+    assert len(twin.capture.recordings) == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["optimizer=adam"], ["optimizer=adamw"], ["optimizer=sgd", "optimizer.momentum=0.5"]]
+)
+def test_a_replayed_step_is_a_step_under_every_optimizer(build_step: BuildStep, words: list[str]) -> None:
+    """But for RMSprop, whose form for the CPU takes its rate as a number."""
+    step = build_step(*words, "normalization=both/none", "optimizer.schedule=cosine", "train.until=8 steps")
+    compare(step, captured(step))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["normalization=gradient"],
+        ["normalization=spectral", "normalization.discriminator.advance=forward"],
+        ["normalization=both/adaptive", "normalization.generator.decay=cosine", "ema.decay=0.999"],
+        ["constraint=clip", "normalization=none", "loss=wasserstein"],
+        ["architecture=sngan_resnet", "architecture.conditional=true", "normalization.generator=conditional_batch"],
+    ],
+    ids=" ".join,
+)
+def test_a_replayed_step_is_a_step_in_other_forms(build_step: BuildStep, words: list[str]) -> None:
+    step = build_step(*words, "optimizer=sgd")
+    compare(step, captured(step), steps=4)
+
+
+def test_what_waits_for_the_device_is_told_once_and_computed_anew(
+    build_step: BuildStep, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = build_step("optimizer=sgd")
+    twin = captured(step)
+    loss = twin.loss
+
+    def waiting(scores: Tensor) -> Tensor:
+        return loss.generator(scores) * (2.0 if float(scores[0].detach()) > 1e9 else 1.0)
+
+    twin.loss = loss._replace(generator=waiting)
+    for _ in range(4):
+        close(twin.take(), step.take())
+    assert [record.message for record in caplog.records] == [
+        "steps are not captured, as one cannot be: a number was asked of the device"
+    ]
+
+
+def test_a_recorded_step_is_replayed_and_not_computed(build_step: BuildStep) -> None:
+    twin = captured(build_step("optimizer=sgd"))
+    twin.take()
+    twin.take()
+    twin.compute = lambda: pytest.fail("computed anew")  # pyright: ignore[reportAttributeAccessIssue]
+    twin.take()
+    assert twin.state.step == 3
+
+
+@pytest.mark.parametrize("first", ["captured", "anew"])
+def test_a_run_goes_on_in_the_other_mode(build_step: BuildStep, first: str) -> None:
+    words = ("normalization=both/spectral", "ema.decay=0.9", "optimizer=sgd", "optimizer.momentum=0.5")
+    straight, anew, twin = build_step(*words), build_step(*words), captured(build_step(*words))
+    before, after = (twin, anew) if first == "captured" else (anew, twin)
+    for _ in range(3):
+        straight.take()
+        before.take()
+    after.state.load_state_dict(copy.deepcopy(before.state.state_dict()))
+    for _ in range(3):
+        straight.take()
+        after.take()
+    close(tensors(after.state), tensors(straight.state))
+
+
+# --- On a GPU -------------------------------------------------------------------------------------------------------
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture
+def pair(build_step: BuildStep) -> Iterator[Pair]:
+    """Return a function from overrides to two steps on the GPU: one that is computed anew, one that is captured."""
+    deterministic = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    gpu = torch.device("cuda")
+    yield lambda *words: (build_step(*words, "train.capture=none", device=gpu), build_step(*words, device=gpu))
+    torch.backends.cudnn.deterministic = deterministic
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("technique", ALL)
+def test_a_graph_is_a_step_under_every_technique(pair: Pair, technique: str, precision: str) -> None:
+    groups = [f"normalization.{network}.channels_per_group=4" for network in ("generator", "discriminator")]
+    words = (f"normalization=both/{technique}", *(groups if technique == "group" else []), f"precision={precision}")
+    compare(*pair(*words, "ema.decay=0.9", "optimizer=sgd", "optimizer.schedule=linear", "train.until=10 steps"))
+
+
+@on_gpu
+@pytest.mark.parametrize("penalty", PENALTIES.names())
+def test_a_graph_is_a_step_under_every_penalty(pair: Pair, penalty: str) -> None:
+    lazy = (f"penalty={penalty}", f"penalty.{penalty}.every=2", "force=true")
+    compare(*pair("normalization=layer", *lazy, "optimizer=sgd"), steps=8)
+
+
+@on_gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+def test_a_graph_is_a_step_under_every_optimizer(pair: Pair, optimizer: str) -> None:
+    compare(*pair(f"optimizer={optimizer}", "normalization=both/none", "optimizer.schedule=cosine"))
