@@ -156,8 +156,11 @@ class Network(nn.Module):
 
     def effective_weights(self) -> Weights:
         """Return the effective weights by parameter name, in float32, for the layers whose weight is reparametrized."""
+        effective: Weights = {}
         with self._in_float32():
-            return {name: layer.effective_weight() for name, layer, _ in self.reparametrized()}
+            for kind, names, parts, weights in self._by_kind():
+                effective |= zip(names, kind.effective(parts, weights), strict=True)
+        return effective
 
     def weights_of_pass(self, previous: Weights | None = None) -> Weights:
         """Return the effective weights for a training pass, those of the previous one where nothing has moved since.
@@ -183,9 +186,18 @@ class Network(nn.Module):
     @torch.no_grad()
     def _advance(self, per_forward: bool) -> None:
         with self._in_float32():
-            for _, layer, reparametrization in self.reparametrized():
-                if reparametrization.per_forward == per_forward:
-                    reparametrization.advance(layer.layer.weight)
+            for kind, _, parts, weights in self._by_kind():
+                if parts[0].per_forward == per_forward:
+                    kind.advance_all(parts, weights)
+
+    def _by_kind(self) -> Iterator[tuple[type[Reparametrization], list[str], list[Reparametrization], list[Tensor]]]:
+        """Yield each kind of reparametrization with its layers: names and values of their weights."""
+        kinds: dict[type[Reparametrization], list[tuple[str, Reparametrization, Tensor]]] = {}
+        for name, layer, part in self.reparametrized():
+            kinds.setdefault(type(part), []).append((name, part, layer.layer.weight))
+        for kind, members in kinds.items():
+            names, parts, weights = map(list, zip(*members, strict=True))
+            yield kind, names, parts, weights
 
     def _in_float32(self) -> torch.autocast:
         return torch.autocast(next(self.parameters()).device.type, enabled=False)

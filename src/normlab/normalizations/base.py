@@ -1,8 +1,8 @@
 """A technique is one value: what happens to each weight, what follows each layer, what wraps the whole network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,17 @@ class Reparametrization(nn.Module):
 
     def advance(self, weight: Tensor) -> None:
         """Move the buffers after an update of W; called without gradients."""
+
+    @classmethod
+    def effective(cls, parts: Sequence[Any], weights: Sequence[Tensor]) -> list[Tensor]:
+        """Return the effective weights of several layers of this kind, which may share operations between them."""
+        return [part(weight) for part, weight in zip(parts, weights, strict=True)]
+
+    @classmethod
+    def advance_all(cls, parts: Sequence[Any], weights: Sequence[Tensor]) -> None:
+        """Advance several layers of this kind, which may share operations between them."""
+        for part, weight in zip(parts, weights, strict=True):
+            part.advance(weight)
 
 
 class Labelled(nn.Module):

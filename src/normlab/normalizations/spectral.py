@@ -1,7 +1,7 @@
 """Spectral normalization: every weight divided by an estimate of its largest singular value."""
 
-from collections.abc import Callable
-from typing import Literal, TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from normlab.normalizations.base import (
     WeightLayer,
     as_matrix,
     output_dimension,
+    per_channel,
     technique_of_weights,
 )
 from normlab.normalizations.maps import Convolution
@@ -38,6 +39,55 @@ class Settings(TypedDict, total=False):
 def unit(vector: Tensor) -> Tensor:
     """Return a vector at length 1 (at length 0 if it is shorter than 1e-12)."""
     return vector / vector.norm().clamp(min=1e-12)
+
+
+def to_unit_length(vectors: list[Tensor]) -> None:
+    """Bring vectors to length 1 in place (to length 0 what is shorter than 1e-12)."""
+    lengths = torch._foreach_norm(vectors)  # pyright: ignore  # torch has no public names for these
+    torch._foreach_clamp_min_(lengths, 1e-12)  # pyright: ignore
+    torch._foreach_div_(vectors, lengths)  # pyright: ignore
+
+
+class DivideBySigma(torch.autograd.Function):
+    """scale W / sigma(W) of several layers, where the gradient sees u and v as constants (Miyato et al. 2018, eq. 12).
+
+    With G the gradient with respect to W / sigma, that with respect to W is (G - <G, W / sigma> u v') / sigma.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, forms: list[tuple[int, float]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        count = len(forms)
+        weights, us, vs = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        sigmas = [
+            torch.dot(u, as_matrix(weight, dimension) @ v)
+            for (dimension, _), weight, u, v in zip(forms, weights, us, vs, strict=True)
+        ]
+        inverses = torch.stack(sigmas).reciprocal()
+        divided = [weight * inverse for weight, inverse in zip(weights, inverses.unbind(), strict=True)]
+        ctx.forms = forms
+        ctx.save_for_backward(inverses, *divided, *us, *vs)
+        return tuple(
+            weight if scale == 1 else scale * weight for (_, scale), weight in zip(forms, divided, strict=True)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        count = len(gradients)
+        inverses, *saved = ctx.saved_tensors
+        divided, us, vs = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        along = torch.stack([(G * weight).sum() for G, weight in zip(gradients, divided, strict=True)])
+        results: list[Tensor] = []
+        rows = zip(ctx.forms, gradients, divided, us, vs, inverses.unbind(), (along * inverses).unbind(), strict=True)
+        for (dimension, scale), G, weight, u, v, inverse, share in rows:
+            outer = per_channel(share * u, weight, dimension), v.view(_without(weight.shape, dimension))
+            result = torch.addcmul(inverse * G, *outer, value=-1)
+            results.append(result if scale == 1 else scale * result)
+        return None, *results, *([None] * (2 * count))
+
+
+def _without(shape: Sequence[int], dimension: int) -> list[int]:
+    """Return the shape of a tensor that has one row in a dimension."""
+    return [1 if place == dimension else length for place, length in enumerate(shape)]
 
 
 class DividedBySigma(Reparametrization):
@@ -112,12 +162,36 @@ class SpectralNorm(DividedBySigma):
         self.u.copy_(unit(torch.randn(self.u.shape, generator=rng)))
 
     def iterate(self, weight: Tensor, times: int) -> None:
-        W, u, v = as_matrix(weight, self.dimension), self.u, self.v
+        self.iterate_all([self], [weight], times)
+
+    @staticmethod
+    def iterate_all(parts: Sequence["SpectralNorm"], weights: Sequence[Tensor], times: int) -> None:
+        """Move the vectors of several layers; once an iteration all are brought to length 1 together."""
+        matrices = [as_matrix(weight, part.dimension) for part, weight in zip(parts, weights, strict=True)]
+        vectors = [part.v for part in parts] + [part.u for part in parts]
         for _ in range(times):
-            v = unit(W.T @ u)
-            u = unit(W @ v)
-        self.u.copy_(u)
-        self.v.copy_(v)
+            for W, part in zip(matrices, parts, strict=True):
+                torch.mv(W.T, part.u, out=part.v)
+                torch.mv(W, part.v, out=part.u)
+            to_unit_length(vectors)
+
+    @classmethod
+    def advance_all(cls, parts: Sequence["SpectralNorm"], weights: Sequence[Tensor]) -> None:
+        cls.iterate_all(parts, weights, parts[0].power_iterations)
+
+    @classmethod
+    def effective(cls, parts: Sequence["SpectralNorm"], weights: Sequence[Tensor]) -> list[Tensor]:
+        vectors = [part.u for part in parts] + [part.v for part in parts]
+        # Copies, because power iteration changes u and v in place while a graph may still hold them.
+        copies = torch.cat(vectors).split([len(vector) for vector in vectors])
+        forms = [(part.dimension, part.scale) for part in parts]
+        divided: tuple[Tensor, ...] = DivideBySigma.apply(forms, *weights, *copies)
+        return [
+            weight if part.gain is None else part.gain * weight for part, weight in zip(parts, divided, strict=True)
+        ]
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.effective([self], [weight])[0]
 
     def sigma(self, weight: Tensor) -> Tensor:
         W = as_matrix(weight, self.dimension)
