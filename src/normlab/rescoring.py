@@ -1,5 +1,6 @@
 """Score the checkpoints of a run again: all of them by any protocol, the best one before it is called so."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from normlab.outputs.sinks import JsonLines
 from normlab.scoring import Scorer, build_scorer
 from normlab.training.stopping import Stopped
 from normlab.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 # The generators of a checkpoint, and what rows call them.
 KINDS = {"generator": "live", "averaged": "averaged"}
@@ -94,14 +97,18 @@ def draw(evaluator: Evaluator, generator: Generator, folder: Path, name: str) ->
 def confirm_best(config: RunConfig, dataset: Dataset, scorer: Scorer, trainer: Trainer, run_dir: RunDir) -> None:
     """Score the best checkpoint of a run from other latents and leave both scores in `best.json`.
 
-    The lowest of several scores is low by luck, too. What is there already is not made again. Raises Stopped if told to
-    stop meanwhile.
+    The lowest of several scores is low by luck, too. What is there already is not made again, and a step without a
+    sound checkpoint is passed over with a warning. Raises Stopped if told to stop meanwhile.
     """
     best = trainer.best()
     confirmed = run_dir.read_json("best.json")
     if best is None or (isinstance(confirmed, dict) and confirmed.get("chosen") == best):
         return
-    state = trainer.checkpoints.load(best["step"])
+    try:
+        state = trainer.checkpoints.load(best["step"])
+    except CheckpointError as error:  # the disk may have refused it, and the run is as complete without
+        log.warning("the best step, %s, is not scored again: %s", f"{best['step']:,}", error.complaints[0].problem)
+        return
     generator = build_generator(config, image_spec(dataset))
     generator.load_state_dict(next(state[name] for name, kind in KINDS.items() if kind == best["generator"]))
     again = scorer(generator.to(trainer.step.device), trainer.stop.requested, "best")

@@ -10,8 +10,11 @@ import torch
 from torch import nn
 
 from normlab import scoring
+from normlab.errors import ResourceError
+from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
+from normlab.training.trainer import Trainer
 from tests.conftest import Command, result, start
 
 # Two steps of a tiny network on the embedded digits, with an average, scored at each by more samples than dimensions.
@@ -79,8 +82,34 @@ def test_the_best_checkpoint_is_scored_again_before_it_is_called_so(normlab: Com
     assert row["step"] == best["step"]
 
 
-def unreachable(*_: object, **__: object) -> None:
-    raise OSError("no network")
+@pytest.mark.parametrize(
+    ("fault", "problem"), [("refused", "has no checkpoint of step 1"), ("damaged", "is not what was written")]
+)
+def test_a_run_whose_best_step_has_no_sound_checkpoint_is_done_all_the_same(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch, fault: str, problem: str
+):
+    usual = Checkpoints.save
+
+    def save(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
+        if step == 1 and fault == "refused":
+            raise ResourceError(str(self.file(1)), "cannot be written: No space left on device", "make room")
+        usual(self, step, state)
+        if step == 1:
+            self.file(1).write_bytes(bytes(self.file(1).stat().st_size))
+
+    def best(self: Trainer) -> dict[str, Any] | None:
+        return next((row for row in self.recorder.evaluations() if row["step"] == 1), None)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(Trainer, "best", best)
+    ended = normlab(*WORDS)
+    (run,) = (outputs / "default").iterdir()
+    status = RunDir(run).read_status()
+    assert ended.exit_code == 0, ended.stderr
+    assert f"the best step, 1, is not scored again: {problem}" in ended.stderr
+    assert status is not None
+    assert status.state == "done"
+    assert not (run / "best.json").exists()
 
 
 @pytest.mark.parametrize(
