@@ -329,10 +329,10 @@ def _tell_result(trainer: Trainer, run_dir: RunDir) -> None:
     print(f"done: {run_dir.path} (step {trainer.state.step:,})")
     last = [row for row in trainer.recorder.evaluations() if row["step"] == trainer.state.step]
     for row in last:
-        metrics = [f"{key} {value:.4g}" for key, value in row.items() if key in METRICS]
+        metrics = [f"{key} {value:.4g}" for key, value in row.items() if key in METRICS and value is not None]
         print(f"  {row['generator']}: {'  '.join(metrics)}  [{row['protocol']}]")
     best = run_dir.read_json("best.json")
     if isinstance(best, dict) and best["step"] != trainer.state.step:
-        metrics = [f"{key} {value:.4g}" for key, value in best.items() if key in METRICS]
+        metrics = [f"{key} {value:.4g}" for key, value in best.items() if key in METRICS and value is not None]
         print(f"  best, scored again: step {best['step']:,}  {'  '.join(metrics)}")
     print(f"  samples: {os.path.relpath(run_dir.sample(trainer.state.step))}")

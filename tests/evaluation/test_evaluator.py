@@ -1,4 +1,5 @@
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 from normlab.data.images import Dataset, Images
 from normlab.data.sources import DATASETS
 from normlab.errors import DataError
+from normlab.evaluation import evaluator as evaluator_module
+from normlab.evaluation import statistics
 from normlab.evaluation.batching import Interrupted
 from normlab.evaluation.evaluator import Evaluator, restandardised
 from normlab.evaluation.features import open_features
 from normlab.evaluation.frechet import Moments, frechet_distance
+from normlab.evaluation.reconstruction import Search
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
 
@@ -193,6 +197,45 @@ def test_an_evaluation_that_memory_is_too_small_for_is_flagged_and_training_goes
     cramped.real_statistics()
     cramped.features = Cramped(room=0)
     assert cramped.evaluate(generator).flags == ("out_of_memory",)
+
+
+def test_a_score_that_memory_is_too_small_for_is_missing_and_no_image_is_made_twice(
+    labelled: Dataset, generator: Upwards, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def overlap(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    expected = evaluator(labelled).evaluate(generator)
+    monkeypatch.setattr(statistics, "overlap", overlap)
+    cramped = evaluator(labelled)
+    result = cramped.evaluate(generator)
+
+    missing = {name for name, value in result.metrics.items() if math.isnan(value)}
+    assert missing == {"precision", "recall", "density", "coverage"}
+    assert {name: result.metrics[name] for name in expected.metrics.keys() - missing} == {
+        name: value for name, value in expected.metrics.items() if name not in missing
+    }
+    assert result.flags == ()
+    assert (cramped.batch_size, cramped.features.seen) == (20, 50)  # type: ignore[attr-defined]
+    assert "out of memory: there is no precision, recall, density, coverage" in caplog.messages
+
+
+def test_a_reconstruction_that_memory_is_too_small_for_costs_no_other_score(
+    labelled: Dataset, generator: Upwards, monkeypatch: pytest.MonkeyPatch
+):
+    def reconstruct(*_: object, batch_size: int, **__: object) -> None:
+        tried.append(batch_size)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    tried: list[int] = []
+    monkeypatch.setattr(evaluator_module, "reconstruct", reconstruct)
+    cramped = evaluator(labelled)
+    cramped.search, cramped.reconstructed = Search(), 3
+    metrics = cramped.evaluate(generator).metrics
+
+    assert tried == [20, 10, 5, 2, 1]
+    assert math.isnan(metrics.pop("reconstruction_error"))
+    assert metrics == evaluator(labelled).evaluate(generator).metrics
 
 
 def test_another_error_within_an_evaluation_is_raised(labelled: Dataset, generator: Upwards):

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeVar
@@ -23,7 +24,16 @@ from normlab.evaluation.features import FeatureExtractor, label, scoring
 from normlab.evaluation.modes import ModeCounter, mode_counter
 from normlab.evaluation.neighbours import authenticity, nearest_neighbours, neighbours_picture
 from normlab.evaluation.reconstruction import AUTHORS_BATCH, Reconstruction, Search, reconstruct
-from normlab.evaluation.statistics import RECIPE, NonFiniteFeatures, Pass, RealStatistics, chosen, pass_over, scores
+from normlab.evaluation.statistics import (
+    RECIPE,
+    NonFiniteFeatures,
+    Pass,
+    RealStatistics,
+    chosen,
+    if_memory_allows,
+    pass_over,
+    scores,
+)
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
 
@@ -45,11 +55,12 @@ class NonFiniteImages(Exception):
 class Evaluation:
     """What is known of a generator.
 
-    metrics: numbers by name, means over the repeats; none if images or features are not finite.  repeats: the values of
-    each repeat, where there are several.  class_shares: shares of samples by the class that the classifier gives them.
-    flags: `few_samples` (fewer than feature dimensions, so that distances are far too large), `few_real_images` (the
-    same of the real ones), `non_finite` (the generator's images hold infinities or NaN), `non_finite_features` (those
-    that the feature network makes of them do), `out_of_memory` (even one image at a time was too much).
+    metrics: numbers by name, means over the repeats; none if images or features are not finite, NaN for one that
+    there was no memory for.  repeats: the values of each repeat, where there are several.  class_shares: shares of
+    samples by the class that the classifier gives them.  flags: `few_samples` (fewer than feature dimensions, so
+    that distances are far too large), `few_real_images` (the same of the real ones), `non_finite` (the generator's
+    images hold infinities or NaN), `non_finite_features` (those that the feature network makes of them do),
+    `out_of_memory` (even one image at a time was too much).
     """
 
     metrics: dict[str, float]
@@ -179,7 +190,7 @@ class Evaluator:
         """
         real = self.real_statistics(stop)
         try:
-            return self._in_batches_that_fit(lambda: self._evaluate(generator, real, stop, purpose))
+            return self._evaluate(generator, real, stop, purpose)
         except NonFiniteImages:
             return Evaluation.without_metrics("non_finite")
         except NonFiniteFeatures:
@@ -188,7 +199,7 @@ class Evaluator:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            log.error("an evaluation ran out of memory even with one image at a time; training goes on without it")
+            log.error("an evaluation ran out of memory, however small its batches; training goes on without it")
             return Evaluation.without_metrics("out_of_memory")
 
     def _evaluate(
@@ -199,27 +210,37 @@ class Evaluator:
         logits: list[Tensor] = []
         for repeat in range(self.repeats):
             key = (purpose,) if repeat == 0 else (purpose, repeat)
-            counter = self._mode_counter()
-            samples = _counted(self._sample(copy, key, stop), counter)
-            fake = pass_over(samples, self.features, chosen(self.samples, self.kept))
-            found = scores(real, fake, self.features.published, self.splits)
-            for name, value in {**found, **({} if counter is None else counter.metrics())}.items():
+            fake, modes = self._in_batches_that_fit(partial(self._pass_over_samples, copy, key, stop))
+            for name, value in {**scores(real, fake, self.features.published, self.splits), **modes}.items():
                 every[name].append(value)
             logits += fake.logits
-        if self.search is not None:
-            every["reconstruction_error"] = [self.reconstruct(copy, self.search, self.reconstructed, stop).error]
+        if (search := self.search) is not None:
+            found = if_memory_allows(
+                ["reconstruction_error"], lambda: [self.reconstruct(copy, search, self.reconstructed, stop).error]
+            )
+            every["reconstruction_error"] = [*found.values()]
         return Evaluation.of(self.features, real, self.samples, every, logits)
 
     def reconstruct(
         self, generator: nn.Module, search: Search, count: int, stop: Callable[[], bool] = never
     ) -> Reconstruction:
         """Search for held-out images in a generator that has the batch statistics it is to be scored with."""
+
+        def in_batches(size: int) -> Reconstruction:
+            return reconstruct(
+                generator,
+                self.dataset.held_out,
+                count=count,
+                device=self.device,
+                search=search,
+                batch_size=size,
+                stop=stop,
+            )
+
         # Batches are part of what the form `batch` computes; of the other they are not, and may be of any size.
-        size = AUTHORS_BATCH if search.form == "batch" else self.batch_size
-        images = self.dataset.held_out
-        return reconstruct(
-            generator, images, count=count, device=self.device, search=search, batch_size=size, stop=stop
-        )
+        if search.form == "batch":
+            return in_batches(AUTHORS_BATCH)
+        return self._in_batches_that_fit(lambda: in_batches(self.batch_size))
 
     def neighbours(self, generator: nn.Module) -> tuple[Tensor, float]:
         """Return a picture of 8 samples, each beside the 8 training images nearest to it, and the authenticity of 500.
@@ -279,6 +300,15 @@ class Evaluator:
             if not images.isfinite().all():
                 raise NonFiniteImages
             yield images if self.dataset.of_points else to_uint8(images)
+
+    def _pass_over_samples(
+        self, copy: nn.Module, key: tuple[str | int, ...], stop: Callable[[], bool]
+    ) -> tuple[Pass, dict[str, float]]:
+        """Return what a pass over samples leaves, and what there is to say of the modes that they lie in."""
+        counter = self._mode_counter()
+        samples = _counted(self._sample(copy, key, stop), counter)
+        fake = pass_over(samples, self.features, chosen(self.samples, self.kept))
+        return fake, {} if counter is None else counter.metrics()
 
     def _pass_over_real(self, stop: Callable[[], bool]) -> Pass:
         def images() -> Iterator[Tensor]:
