@@ -133,6 +133,7 @@ class Evaluator:
         self.conditional = conditional
         self.reconstructed = reconstructed
         self.search = search
+        self._mode_counter = mode_counter(dataset, device)
         self._real: RealStatistics | None = None
         if len(self.images) < 2:
             problem = f"is {split}, which has fewer images than the two that a covariance needs"
@@ -156,7 +157,7 @@ class Evaluator:
                 f"splits-{self.splits}",
                 "restandardised",
                 *(["labels-in-turn"] if self.conditional else []),
-                *([] if (counter := self._mode_counter()) is None else [counter.protocol]),
+                *([] if self._mode_counter is None else [self._mode_counter.protocol]),
                 *([] if self.search is None else [self._protocol_of(self.search)]),
             ]
         )
@@ -261,9 +262,6 @@ class Evaluator:
         count = min(self.reconstructed, len(self.dataset.held_out))
         return f"reconstruction-{count}x{search.steps}-lr{search.lr:g}-{search.form}"
 
-    def _mode_counter(self) -> ModeCounter | None:
-        return mode_counter(self.dataset, self.device)
-
     def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
         """Score images in batches [n, c, h, w], `count` in all, as if a generator had made them."""
         real = self.real_statistics()
@@ -305,8 +303,10 @@ class Evaluator:
         self, copy: nn.Module, key: tuple[str | int, ...], stop: Callable[[], bool]
     ) -> tuple[Pass, dict[str, float]]:
         """Return what a pass over samples leaves, and what there is to say of the modes that they lie in."""
-        counter = self._mode_counter()
-        samples = _counted(self._sample(copy, key, stop), counter)
+        counter, samples = self._mode_counter, self._sample(copy, key, stop)
+        if counter is not None:
+            counter.reset()
+            samples = _counted(samples, counter)
         fake = pass_over(samples, self.features, chosen(self.samples, self.kept))
         return fake, {} if counter is None else counter.metrics()
 
@@ -336,11 +336,10 @@ def restandardised(generator: AnyModule, seed: int, device: torch.device) -> Any
     return copy.eval()
 
 
-def _counted(batches: Iterator[Tensor], counter: ModeCounter | None) -> Iterator[Tensor]:
+def _counted(batches: Iterator[Tensor], counter: ModeCounter) -> Iterator[Tensor]:
     """Yield batches as they come, and let a counter see each."""
     for batch in batches:
-        if counter is not None:
-            counter.update(batch)
+        counter.update(batch)
         yield batch
 
 
