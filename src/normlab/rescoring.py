@@ -16,6 +16,7 @@ from normlab.evaluation.batching import never
 from normlab.evaluation.evaluator import PICTURED, Evaluator, restandardised
 from normlab.evaluation.reconstruction import Search
 from normlab.networks.network import Generator
+from normlab.outputs import plain_json
 from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.grids import save_grid, save_image
 from normlab.outputs.run_dir import RunDir
@@ -37,8 +38,7 @@ def steps_to_score(run_dir: RunDir, which: str) -> list[int]:
     """
     checkpoints = Checkpoints(run_dir.checkpoints)
     steps = checkpoints.steps()
-    confirmed = run_dir.read_json("best.json")
-    best = confirmed.get("step") if isinstance(confirmed, dict) else None
+    best = plain_json.read(run_dir.best).get("step")
     named = {"all": steps, "last": steps[-1:], "best": [step for step in steps if step == best]}
     chosen = named.get(which, [step for step in steps if str(step) == which])
     if not chosen:
@@ -59,7 +59,7 @@ def score_again(config: RunConfig, run_dir: RunDir, steps: list[int], pictures: 
         raise DataError("dataset.root", "the images differ from those that the run began with", "set it back")
     scorer = build_scorer(config, dataset, device)
     assert scorer is not None, "a configuration without features is refused before"
-    checkpoints, kept = Checkpoints(run_dir.checkpoints), JsonLines(run_dir.path / "scores.jsonl")
+    checkpoints, kept = Checkpoints(run_dir.checkpoints), JsonLines(run_dir.scores)
     own = build_state(config, image_spec(dataset), device)
     for step in tqdm(steps, desc="checkpoints", leave=False, disable=True if len(steps) == 1 else None):
         state = checkpoints.load(step, own.most_bytes())
@@ -101,8 +101,7 @@ def confirm_best(config: RunConfig, dataset: Dataset, scorer: Scorer, trainer: T
     sound checkpoint is passed over with a warning. Raises Stopped if told to stop meanwhile.
     """
     best = trainer.best()
-    confirmed = run_dir.read_json("best.json")
-    if best is None or (isinstance(confirmed, dict) and confirmed.get("chosen") == best):
+    if best is None or plain_json.read(run_dir.best).get("chosen") == best:
         return
     try:
         state = trainer.checkpoints.load(best["step"])
@@ -114,4 +113,4 @@ def confirm_best(config: RunConfig, dataset: Dataset, scorer: Scorer, trainer: T
     again = scorer(generator.to(trainer.step.device), trainer.stop.requested, "best")
     if again is None:
         raise Stopped(trainer.stop.exit_code or DONE)
-    run_dir.write_json("best.json", {"step": best["step"], "generator": best["generator"], **again, "chosen": best})
+    plain_json.write(run_dir.best, {"step": best["step"], "generator": best["generator"], **again, "chosen": best})
