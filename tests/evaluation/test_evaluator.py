@@ -19,6 +19,7 @@ from normlab.evaluation.frechet import Moments, frechet_distance
 from normlab.evaluation.reconstruction import Search
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
+from tests.evaluation.conftest import Upwards
 
 CPU = torch.device("cpu")
 
@@ -39,30 +40,6 @@ class MeanFeatures:
         self.seen += len(images)
         features = images.float().mean(dim=(1, 3))[:, ::4]
         return features, features[:, :2]
-
-
-class Upwards(nn.Module):
-    """A small generator with batch normalization and dropout."""
-
-    latent_size = 6
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1024), nn.Tanh()
-        )
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.body(latents).reshape(-1, 1, 32, 32)
-
-
-@pytest.fixture
-def generator() -> Upwards:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Upwards()
-        network(torch.randn(32, 6))  # running statistics on the way, as in training
-    return network
 
 
 def evaluator(dataset: Dataset, samples: int = 50, batch_size: int = 20, seed: int = 0) -> Evaluator:
