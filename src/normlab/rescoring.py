@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def draw(evaluator: Evaluator, generator: Generator, folder: Path, name: str) ->
     picture, authentic = evaluator.neighbours(copy)
     found: dict[str, Any] = {"authenticity": authentic, "neighbours": str(folder / f"neighbours_{name}.png")}
     save_image(picture, Path(found["neighbours"]))
-    pairs = evaluator.reconstruct(copy, evaluator.search or Search(), count=PICTURED).pairs
+    pairs = evaluator.reconstruct(copy, replace(evaluator.search or Search(), count=PICTURED)).pairs
     found["reconstructions"] = str(folder / f"reconstructions_{name}.png")
     save_grid(pairs.flatten(0, 1), Path(found["reconstructions"]), columns=pairs.shape[1])
     return found

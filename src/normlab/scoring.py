@@ -57,7 +57,8 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> S
     if evaluation.features == "none":
         return None
     features = open_features(evaluation.features, evaluation.weights, dataset, device)
-    search = evaluation.reconstruction
+    wanted = evaluation.reconstruction
+    search = Search(count=wanted.images, steps=wanted.steps, lr=wanted.lr, form=wanted.form)
     evaluator = Evaluator(
         features,
         dataset,
@@ -69,8 +70,7 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> S
         repeats=evaluation.repeats,
         kept=evaluation.kept,
         splits=evaluation.splits,
-        reconstructed=search.images,
-        search=Search(steps=search.steps, lr=search.lr, form=search.form) if search.images else None,
+        search=search if search.count else None,
         conditional=bool(config.architecture.params.get("conditional")),
     )
     evaluator.real_statistics()  # now, since it may take a while or find that the cache cannot be written

@@ -207,7 +207,7 @@ def test_a_reconstruction_that_memory_is_too_small_for_costs_no_other_score(
     tried: list[int] = []
     monkeypatch.setattr(evaluator_module, "reconstruct", reconstruct)
     cramped = evaluator(labelled)
-    cramped.search, cramped.reconstructed = Search(), 3
+    cramped.search = Search(count=3)
     metrics = cramped.evaluate(generator).metrics
 
     assert tried == [20, 10, 5, 2, 1]

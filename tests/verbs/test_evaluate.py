@@ -12,9 +12,11 @@ from torch import nn
 from normlab import scoring
 from normlab.errors import ResourceError
 from normlab.outputs.checkpoints import Checkpoints
+from normlab.outputs.grids import read_image
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.training.trainer import Trainer
+from normlab.verbs.evaluate import PICTURES
 from tests.conftest import Command, result, start
 
 # Two steps of a tiny network on the embedded digits, with an average, scored at each by more samples than dimensions.
@@ -64,6 +66,15 @@ def test_another_protocol_is_another_row(normlab: Command, outputs: Path):
     assert [(row["step"], row["generator"]) for row in evaluations] == [
         (step, name) for step in (0, 1, 2) for name in ("live", "averaged")
     ]
+
+
+def test_pictures_lie_beside_the_samples(normlab: Command, outputs: Path):
+    run = trained(normlab, outputs, "ema=none")
+    (row,) = rows_of(normlab("evaluate", str(run), "--pictures", "--json"))
+    pictures = {name: read_image(Path(row[name])) for name in PICTURES}
+    assert {path.name for path in RunDir(run).samples.iterdir()} >= {Path(row[name]).name for name in PICTURES}
+    assert all(picture.float().std() > 0 for picture in pictures.values())
+    assert 0 <= row["authenticity"] <= 1
 
 
 def test_the_best_checkpoint_is_scored_again_before_it_is_called_so(normlab: Command, outputs: Path):

@@ -99,8 +99,8 @@ class Evaluator:
 
     samples: of a generator, as often as `repeats` says, each time from other latents.  kept: of how many images of each
     side features are kept, for the scores that need more than moments.  splits: parts of the samples that the
-    classifier score is a mean over.  conditional: whether generators take labels.  reconstructed: how many held-out
-    images are searched for, and how. Where memory runs out it goes on with half the batch size, which changes no score.
+    classifier score is a mean over.  conditional: whether generators take labels.  search: for held-out
+    images, if any. Where memory runs out it goes on with half the batch size, which changes no score.
     """
 
     def __init__(
@@ -117,7 +117,6 @@ class Evaluator:
         kept: int = 10_000,
         splits: int = 10,
         conditional: bool = False,
-        reconstructed: int = 0,
         search: Search | None = None,
     ) -> None:
         self.features = features
@@ -131,7 +130,6 @@ class Evaluator:
         self.kept = kept
         self.splits = splits
         self.conditional = conditional
-        self.reconstructed = reconstructed
         self.search = search
         self._mode_counter = mode_counter(dataset, device)
         self._real: RealStatistics | None = None
@@ -216,27 +214,16 @@ class Evaluator:
                 every[name].append(value)
             logits += fake.logits
         if (search := self.search) is not None:
-            found = if_memory_allows(
-                ["reconstruction_error"], lambda: [self.reconstruct(copy, search, self.reconstructed, stop).error]
-            )
+            found = if_memory_allows(["reconstruction_error"], lambda: [self.reconstruct(copy, search, stop).error])
             every["reconstruction_error"] = [*found.values()]
         return Evaluation.of(self.features, real, self.samples, every, logits)
 
-    def reconstruct(
-        self, generator: nn.Module, search: Search, count: int, stop: Callable[[], bool] = never
-    ) -> Reconstruction:
+    def reconstruct(self, generator: nn.Module, search: Search, stop: Callable[[], bool] = never) -> Reconstruction:
         """Search for held-out images in a generator that has the batch statistics it is to be scored with."""
 
         def in_batches(size: int) -> Reconstruction:
-            return reconstruct(
-                generator,
-                self.dataset.held_out,
-                count=count,
-                device=self.device,
-                search=search,
-                batch_size=size,
-                stop=stop,
-            )
+            images = self.dataset.held_out
+            return reconstruct(generator, images, device=self.device, search=search, batch_size=size, stop=stop)
 
         # Batches are part of what the form `batch` computes; of the other they are not, and may be of any size.
         if search.form == "batch":
@@ -259,7 +246,7 @@ class Evaluator:
         return neighbours_picture(shown, images, nearest), share
 
     def _protocol_of(self, search: Search) -> str:
-        count = min(self.reconstructed, len(self.dataset.held_out))
+        count = min(search.count, len(self.dataset.held_out))
         return f"reconstruction-{count}x{search.steps}-lr{search.lr:g}-{search.form}"
 
     def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
