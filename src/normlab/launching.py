@@ -295,9 +295,8 @@ def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
 
 
 def _require_same_images(dataset: Dataset, settings: RunConfig, run_dir: RunDir) -> None:
-    """Raise ConfigurationError if a run would go on with other images: the folder's name does not tell them apart."""
-    known = progress.images_of(run_dir).get("fingerprint")
-    if known not in (None, dataset.fingerprint):
+    """Raise ConfigurationError if a run would go on with other images."""
+    if progress.has_other_images(run_dir, dataset.fingerprint):
         problem = "the images differ from those that the run began with"
         if "dataset.root" in settings.allow_changes:
             log.warning("dataset.root: %s", problem)

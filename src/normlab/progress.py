@@ -33,3 +33,8 @@ def images_of(run_dir: RunDir) -> dict[str, Any]:
     """Return what a run's folder says of the images that it was begun with."""
     images = plain_json.read(run_dir.environment).get("dataset")
     return images if isinstance(images, dict) else {}
+
+
+def has_other_images(run_dir: RunDir, fingerprint: str) -> bool:
+    """Return whether a run was begun with other images than those, which the name of its folder does not tell."""
+    return images_of(run_dir).get("fingerprint") not in (None, fingerprint)

@@ -56,7 +56,7 @@ def score_again(config: RunConfig, run_dir: RunDir, steps: list[int], pictures: 
     generator beside the samples, and say where. Raises DataError for other images than the run's.
     """
     device, dataset = choose_device(config.device), open_dataset(config)
-    if progress.images_of(run_dir).get("fingerprint") not in (None, dataset.fingerprint):
+    if progress.has_other_images(run_dir, dataset.fingerprint):
         raise DataError("dataset.root", "the images differ from those that the run began with", "set it back")
     scorer = build_scorer(config, dataset, device)
     assert scorer is not None, "a configuration without features is refused before"
