@@ -88,6 +88,7 @@ MAY_IMPORT = {
         "assemble",
         "composition",
         "config",
+        "evaluation",
         "launching",
         "loading",
         "outputs",

@@ -16,8 +16,7 @@ from normlab.errors import Complaint, DataError
 from normlab.evaluation.batching import Interrupted
 from normlab.evaluation.comparison import Comparison
 from normlab.evaluation.evaluator import Evaluator
-from normlab.evaluation.features import FEATURES as FEATURES
-from normlab.evaluation.features import open_features
+from normlab.evaluation.features import FEATURES, open_features
 from normlab.evaluation.reconstruction import Search
 from normlab.evaluation.sanity import sanity
 from normlab.evaluation.statistics import NonFiniteFeatures
