@@ -207,6 +207,14 @@ def test_prepare_makes_what_runs_share_and_shows_what_scores_are_worth(normlab: 
     assert "computing the statistics" not in normlab("prepare", *words).stderr
 
 
+def test_prepare_counts_the_modes_of_points(normlab: Command, outputs: Path):
+    result = normlab("prepare", "dataset=gaussians", "dataset.limit=500", "architecture=mlp", "--json")
+    assert result.exit_code == 0, result.stderr
+    same, other, noise, one = json.loads(result.stdout)["known"]
+    assert [row["modes"] for row in (same, other, one)] == [8, 8, 1]
+    assert other["good_share"] > 0.98 > 0.1 > noise["good_share"]
+
+
 def test_prepare_refuses_as_train_does(normlab: Command, outputs: Path):
     result = normlab("prepare", "dataset=mnist", "dataset.root=nowhere", "evaluation.samples=3", "lr=1")
     assert result.exit_code == 2

@@ -205,11 +205,15 @@ class Evaluator:
         self, generator: nn.Module, real: RealStatistics, stop: Callable[[], bool], purpose: str
     ) -> Evaluation:
         copy = restandardised(generator, self.seed, self.device)
+
+        def pass_over_samples(key: tuple[str | int, ...]) -> tuple[Pass, dict[str, float]]:
+            return self._pass_over(self._sample(copy, key, stop), self.samples)
+
         every: dict[str, list[float]] = defaultdict(list)
         logits: list[Tensor] = []
         for repeat in range(self.repeats):
             key = (purpose,) if repeat == 0 else (purpose, repeat)
-            fake, modes = self._in_batches_that_fit(partial(self._pass_over_samples, copy, key, stop))
+            fake, modes = self._in_batches_that_fit(partial(pass_over_samples, key))
             for name, value in {**scores(real, fake, self.features.published, self.splits), **modes}.items():
                 every[name].append(value)
             logits += fake.logits
@@ -252,8 +256,9 @@ class Evaluator:
     def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
         """Score images in batches [n, c, h, w], `count` in all, as if a generator had made them."""
         real = self.real_statistics()
-        fake = pass_over(batches, self.features, chosen(count, self.kept))
-        values = {name: [value] for name, value in scores(real, fake, self.features.published, self.splits).items()}
+        fake, modes = self._pass_over(batches, count)
+        found = {**scores(real, fake, self.features.published, self.splits), **modes}
+        values = {name: [value] for name, value in found.items()}
         return Evaluation.of(self.features, real, count, values, fake.logits)
 
     def _in_batches_that_fit(self, compute: Callable[[], Result]) -> Result:
@@ -286,16 +291,14 @@ class Evaluator:
                 raise NonFiniteImages
             yield images if self.dataset.of_points else to_uint8(images)
 
-    def _pass_over_samples(
-        self, copy: nn.Module, key: tuple[str | int, ...], stop: Callable[[], bool]
-    ) -> tuple[Pass, dict[str, float]]:
-        """Return what a pass over samples leaves, and what there is to say of the modes that they lie in."""
-        counter, samples = self._mode_counter, self._sample(copy, key, stop)
-        if counter is not None:
-            counter.reset()
-            samples = _counted(samples, counter)
-        fake = pass_over(samples, self.features, chosen(self.samples, self.kept))
-        return fake, {} if counter is None else counter.metrics()
+    def _pass_over(self, batches: Iterable[Tensor], count: int) -> tuple[Pass, dict[str, float]]:
+        """Return what a pass over images leaves, and what there is to say of the modes that they lie in."""
+        counter = self._mode_counter
+        if counter is None:
+            return pass_over(batches, self.features, chosen(count, self.kept)), {}
+        counter.reset()
+        fake = pass_over(_counted(batches, counter), self.features, chosen(count, self.kept))
+        return fake, counter.metrics()
 
     def _pass_over_real(self, stop: Callable[[], bool]) -> Pass:
         def images() -> Iterator[Tensor]:
@@ -323,7 +326,7 @@ def restandardised(generator: AnyModule, seed: int, device: torch.device) -> Any
     return copy.eval()
 
 
-def _counted(batches: Iterator[Tensor], counter: ModeCounter) -> Iterator[Tensor]:
+def _counted(batches: Iterable[Tensor], counter: ModeCounter) -> Iterator[Tensor]:
     """Yield batches as they come, and let a counter see each."""
     for batch in batches:
         counter.update(batch)
