@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -94,48 +94,38 @@ class Evaluation:
         return cls({}, {}, None, (flag,))
 
 
+@dataclass(eq=False)
 class Evaluator:
     """Scores generators against one split of a data set, every time from the same latents.
 
     samples: of a generator, as often as `repeats` says, each time from other latents.  kept: of how many images of each
     side features are kept, for the scores that need more than moments.  splits: parts of the samples that the
-    classifier score is a mean over.  conditional: whether generators take labels.  search: for held-out
-    images, if any. Where memory runs out it goes on with half the batch size, which changes no score.
+    classifier score is a mean over.  conditional: whether generators take labels.  search: for held-out images, if any.
+
+    Where memory runs out it goes on with half the batch size, which changes no score. Raises DataError for a split of
+    fewer than two images.
     """
 
-    def __init__(
-        self,
-        features: FeatureExtractor,
-        dataset: Dataset,
-        *,
-        samples: int,
-        split: Split,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        repeats: int = 1,
-        kept: int = 10_000,
-        splits: int = 10,
-        conditional: bool = False,
-        search: Search | None = None,
-    ) -> None:
-        self.features = features
-        self.dataset = dataset
-        self.samples = samples
-        self.split: Split = split
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
-        self.repeats = repeats
-        self.kept = kept
-        self.splits = splits
-        self.conditional = conditional
-        self.search = search
-        self._mode_counter = mode_counter(dataset, device)
-        self._real: RealStatistics | None = None
+    features: FeatureExtractor
+    dataset: Dataset
+    _: KW_ONLY
+    samples: int
+    split: Split
+    batch_size: int
+    seed: int
+    device: torch.device
+    repeats: int = 1
+    kept: int = 10_000
+    splits: int = 10
+    conditional: bool = False
+    search: Search | None = None
+
+    def __post_init__(self) -> None:
         if len(self.images) < 2:
-            problem = f"is {split}, which has fewer images than the two that a covariance needs"
+            problem = f"is {self.split}, which has fewer images than the two that a covariance needs"
             raise DataError("evaluation.split", problem, "give more images, the other split, or evaluation=none")
+        self._mode_counter = mode_counter(self.dataset, self.device)
+        self._real: RealStatistics | None = None
 
     @property
     def images(self) -> Images:
@@ -201,26 +191,13 @@ class Evaluator:
             log.error("an evaluation ran out of memory, however small its batches; training goes on without it")
             return Evaluation.without_metrics("out_of_memory")
 
-    def _evaluate(
-        self, generator: nn.Module, real: RealStatistics, stop: Callable[[], bool], purpose: str
-    ) -> Evaluation:
-        copy = restandardised(generator, self.seed, self.device)
-
-        def pass_over_samples(key: tuple[str | int, ...]) -> tuple[Pass, dict[str, float]]:
-            return self._pass_over(self._sample(copy, key, stop), self.samples)
-
-        every: dict[str, list[float]] = defaultdict(list)
-        logits: list[Tensor] = []
-        for repeat in range(self.repeats):
-            key = (purpose,) if repeat == 0 else (purpose, repeat)
-            fake, modes = self._in_batches_that_fit(partial(pass_over_samples, key))
-            for name, value in {**scores(real, fake, self.features.published, self.splits), **modes}.items():
-                every[name].append(value)
-            logits += fake.logits
-        if (search := self.search) is not None:
-            found = if_memory_allows(["reconstruction_error"], lambda: [self.reconstruct(copy, search, stop).error])
-            every["reconstruction_error"] = [*found.values()]
-        return Evaluation.of(self.features, real, self.samples, every, logits)
+    def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
+        """Score images in batches [n, c, h, w], `count` in all, as if a generator had made them."""
+        real = self.real_statistics()
+        fake, modes = self._pass_over(batches, count)
+        found = {**scores(real, fake, self.features.published, self.splits), **modes}
+        values = {name: [value] for name, value in found.items()}
+        return Evaluation.of(self.features, real, count, values, fake.logits)
 
     def reconstruct(self, generator: nn.Module, search: Search, stop: Callable[[], bool] = never) -> Reconstruction:
         """Search for held-out images in a generator that has the batch statistics it is to be scored with."""
@@ -253,13 +230,26 @@ class Evaluator:
         count = min(search.count, len(self.dataset.held_out))
         return f"reconstruction-{count}x{search.steps}-lr{search.lr:g}-{search.form}"
 
-    def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
-        """Score images in batches [n, c, h, w], `count` in all, as if a generator had made them."""
-        real = self.real_statistics()
-        fake, modes = self._pass_over(batches, count)
-        found = {**scores(real, fake, self.features.published, self.splits), **modes}
-        values = {name: [value] for name, value in found.items()}
-        return Evaluation.of(self.features, real, count, values, fake.logits)
+    def _evaluate(
+        self, generator: nn.Module, real: RealStatistics, stop: Callable[[], bool], purpose: str
+    ) -> Evaluation:
+        copy = restandardised(generator, self.seed, self.device)
+
+        def pass_over_samples(key: tuple[str | int, ...]) -> tuple[Pass, dict[str, float]]:
+            return self._pass_over(self._sample(copy, key, stop), self.samples)
+
+        every: dict[str, list[float]] = defaultdict(list)
+        logits: list[Tensor] = []
+        for repeat in range(self.repeats):
+            key = (purpose,) if repeat == 0 else (purpose, repeat)
+            fake, modes = self._in_batches_that_fit(partial(pass_over_samples, key))
+            for name, value in {**scores(real, fake, self.features.published, self.splits), **modes}.items():
+                every[name].append(value)
+            logits += fake.logits
+        if (search := self.search) is not None:
+            found = if_memory_allows(["reconstruction_error"], lambda: [self.reconstruct(copy, search, stop).error])
+            every["reconstruction_error"] = [*found.values()]
+        return Evaluation.of(self.features, real, self.samples, every, logits)
 
     def _in_batches_that_fit(self, compute: Callable[[], Result]) -> Result:
         """Return what `compute` returns, in batches of half the size, and half of that, where memory runs out."""
