@@ -34,7 +34,7 @@ from normlab.outputs.environment import describe_environment
 from normlab.outputs.export import export_generator
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines, open_log
-from normlab.reports.runs import METRICS
+from normlab.reports.runs import in_short
 from normlab.rescoring import confirm_best
 from normlab.threads import threads_of
 from normlab.training.pace import pace_of
@@ -328,12 +328,9 @@ def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: Ru
 
 def _tell_result(trainer: Trainer, run_dir: RunDir) -> None:
     print(f"done: {run_dir.path} (step {trainer.state.step:,})")
-    last = [row for row in trainer.recorder.evaluations() if row["step"] == trainer.state.step]
-    for row in last:
-        metrics = [f"{key} {value:.4g}" for key, value in row.items() if key in METRICS and value is not None]
-        print(f"  {row['generator']}: {'  '.join(metrics)}  [{row['protocol']}]")
+    for row in [row for row in trainer.recorder.evaluations() if row["step"] == trainer.state.step]:
+        print(f"  {row['generator']}: {in_short(row)}  [{row['protocol']}]")
     best = plain_json.read(run_dir.best)
     if best and best["step"] != trainer.state.step:
-        metrics = [f"{key} {value:.4g}" for key, value in best.items() if key in METRICS and value is not None]
-        print(f"  best, scored again: step {best['step']:,}  {'  '.join(metrics)}")
+        print(f"  best, scored again: step {best['step']:,}  {in_short(best)}")
     print(f"  samples: {os.path.relpath(run_dir.sample(trainer.state.step))}")
