@@ -88,6 +88,7 @@ MAY_IMPORT = {
         "assemble",
         "composition",
         "config",
+        "evaluation",
         "launching",
         "loading",
         "outputs",
@@ -104,6 +105,7 @@ ONLY_THERE = {
     "hydra": {"composition.py"},
     "omegaconf": {"composition.py", "config.py"},
     "matplotlib": {"outputs/plots.py"},
+    "scipy": {"reports/intervals.py"},
     "torchmetrics": {"evaluation/classes.py"},
     "torch.utils.tensorboard": {"outputs/sinks.py"},
 }

@@ -27,12 +27,14 @@ from normlab.errors import (
     is_out_of_memory,
 )
 from normlab.evaluation.evaluator import restandardised
+from normlab.outputs import plain_json
+from normlab.outputs.atomic import write_atomically
 from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.environment import describe_environment
 from normlab.outputs.export import export_generator
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines, open_log
-from normlab.reports.runs import METRICS
+from normlab.reports.runs import in_short
 from normlab.rescoring import confirm_best
 from normlab.threads import threads_of
 from normlab.training.pace import pace_of
@@ -154,14 +156,14 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
         if trainer.state.step:
             log.info("continues from step %s of %s", f"{trainer.state.step:,}", f"{trainer.last_step:,}")
         else:
-            run_dir.write_json("layers.json", assemble.describe(trainer.step))
+            plain_json.write(run_dir.layers, assemble.describe(trainer.step))
             if (spread := assemble.score_spread(trainer.step)) < DEAD_SPREAD:
                 trainer.flags = ("dead_start",)
                 log.warning("starts dead: the discriminator's scores differ by %.1g, below %g", spread, DEAD_SPREAD)
             trainer.recorder.tensorboard.text("configuration", f"```\n{config.to_yaml(settings)}```")
-        run_dir.write_json("environment.json", _environment(settings, materials, device))
+        plain_json.write(run_dir.environment, _environment(settings, materials, device))
         # Last, since a folder counts as a run from here on.
-        run_dir.write_text("config.yaml", config.to_yaml(settings))
+        write_atomically(run_dir.config, config.to_yaml(settings).encode())
         trainer.report("running")
         trainer.train()
         if materials.scorer is not None:
@@ -293,9 +295,8 @@ def _ended(settings: RunConfig, run_dir: RunDir) -> int | None:
 
 
 def _require_same_images(dataset: Dataset, settings: RunConfig, run_dir: RunDir) -> None:
-    """Raise ConfigurationError if a run would go on with other images: the folder's name does not tell them apart."""
-    known = progress.images_of(run_dir).get("fingerprint")
-    if known not in (None, dataset.fingerprint):
+    """Raise ConfigurationError if a run would go on with other images."""
+    if progress.has_other_images(run_dir, dataset.fingerprint):
         problem = "the images differ from those that the run began with"
         if "dataset.root" in settings.allow_changes:
             log.warning("dataset.root: %s", problem)
@@ -332,12 +333,9 @@ def _export(settings: RunConfig, dataset: Dataset, trainer: Trainer, run_dir: Ru
 
 def _tell_result(trainer: Trainer, run_dir: RunDir) -> None:
     print(f"done: {run_dir.path} (step {trainer.state.step:,})")
-    last = [row for row in trainer.recorder.evaluations() if row["step"] == trainer.state.step]
-    for row in last:
-        metrics = [f"{key} {value:.4g}" for key, value in row.items() if key in METRICS]
-        print(f"  {row['generator']}: {'  '.join(metrics)}  [{row['protocol']}]")
-    best = run_dir.read_json("best.json")
-    if isinstance(best, dict) and best["step"] != trainer.state.step:
-        metrics = [f"{key} {value:.4g}" for key, value in best.items() if key in METRICS]
-        print(f"  best, scored again: step {best['step']:,}  {'  '.join(metrics)}")
+    for row in [row for row in trainer.recorder.evaluations() if row["step"] == trainer.state.step]:
+        print(f"  {row['generator']}: {in_short(row)}  [{row['protocol']}]")
+    best = plain_json.read(run_dir.best)
+    if best and best["step"] != trainer.state.step:
+        print(f"  best, scored again: step {best['step']:,}  {in_short(best)}")
     print(f"  samples: {os.path.relpath(run_dir.sample(trainer.state.step))}")

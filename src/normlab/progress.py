@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from normlab.config import RunConfig
+from normlab.outputs import plain_json
 from normlab.outputs.run_dir import RunDir
 from normlab.training.pace import pace_of
 
@@ -30,6 +31,10 @@ def last_step(settings: RunConfig, run_dir: RunDir) -> int | None:
 
 def images_of(run_dir: RunDir) -> dict[str, Any]:
     """Return what a run's folder says of the images that it was begun with."""
-    environment = run_dir.read_json("environment.json")
-    images = environment.get("dataset") if isinstance(environment, dict) else None
+    images = plain_json.read(run_dir.environment).get("dataset")
     return images if isinstance(images, dict) else {}
+
+
+def has_other_images(run_dir: RunDir, fingerprint: str) -> bool:
+    """Return whether a run was begun with other images than those, which the name of its folder does not tell."""
+    return images_of(run_dir).get("fingerprint") not in (None, fingerprint)

@@ -1,6 +1,8 @@
 """Score the checkpoints of a run again: all of them by any protocol, the best one before it is called so."""
 
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from normlab.evaluation.batching import never
 from normlab.evaluation.evaluator import PICTURED, Evaluator, restandardised
 from normlab.evaluation.reconstruction import Search
 from normlab.networks.network import Generator
+from normlab.outputs import plain_json
 from normlab.outputs.checkpoints import Checkpoints
 from normlab.outputs.grids import save_grid, save_image
 from normlab.outputs.run_dir import RunDir
@@ -22,6 +25,8 @@ from normlab.outputs.sinks import JsonLines
 from normlab.scoring import Scorer, build_scorer
 from normlab.training.stopping import Stopped
 from normlab.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 # The generators of a checkpoint, and what rows call them.
 KINDS = {"generator": "live", "averaged": "averaged"}
@@ -34,8 +39,7 @@ def steps_to_score(run_dir: RunDir, which: str) -> list[int]:
     """
     checkpoints = Checkpoints(run_dir.checkpoints)
     steps = checkpoints.steps()
-    confirmed = run_dir.read_json("best.json")
-    best = confirmed.get("step") if isinstance(confirmed, dict) else None
+    best = plain_json.read(run_dir.best).get("step")
     named = {"all": steps, "last": steps[-1:], "best": [step for step in steps if step == best]}
     chosen = named.get(which, [step for step in steps if str(step) == which])
     if not chosen:
@@ -52,11 +56,11 @@ def score_again(config: RunConfig, run_dir: RunDir, steps: list[int], pictures: 
     generator beside the samples, and say where. Raises DataError for other images than the run's.
     """
     device, dataset = choose_device(config.device), open_dataset(config)
-    if progress.images_of(run_dir).get("fingerprint") not in (None, dataset.fingerprint):
+    if progress.has_other_images(run_dir, dataset.fingerprint):
         raise DataError("dataset.root", "the images differ from those that the run began with", "set it back")
     scorer = build_scorer(config, dataset, device)
     assert scorer is not None, "a configuration without features is refused before"
-    checkpoints, kept = Checkpoints(run_dir.checkpoints), JsonLines(run_dir.path / "scores.jsonl")
+    checkpoints, kept = Checkpoints(run_dir.checkpoints), JsonLines(run_dir.scores)
     own = build_state(config, image_spec(dataset), device)
     for step in tqdm(steps, desc="checkpoints", leave=False, disable=True if len(steps) == 1 else None):
         state = checkpoints.load(step, own.most_bytes())
@@ -85,7 +89,7 @@ def draw(evaluator: Evaluator, generator: Generator, folder: Path, name: str) ->
     picture, authentic = evaluator.neighbours(copy)
     found: dict[str, Any] = {"authenticity": authentic, "neighbours": str(folder / f"neighbours_{name}.png")}
     save_image(picture, Path(found["neighbours"]))
-    pairs = evaluator.reconstruct(copy, evaluator.search or Search(), count=PICTURED).pairs
+    pairs = evaluator.reconstruct(copy, replace(evaluator.search or Search(), count=PICTURED)).pairs
     found["reconstructions"] = str(folder / f"reconstructions_{name}.png")
     save_grid(pairs.flatten(0, 1), Path(found["reconstructions"]), columns=pairs.shape[1])
     return found
@@ -94,17 +98,20 @@ def draw(evaluator: Evaluator, generator: Generator, folder: Path, name: str) ->
 def confirm_best(config: RunConfig, dataset: Dataset, scorer: Scorer, trainer: Trainer, run_dir: RunDir) -> None:
     """Score the best checkpoint of a run from other latents and leave both scores in `best.json`.
 
-    The lowest of several scores is low by luck, too. What is there already is not made again. Raises Stopped if told to
-    stop meanwhile.
+    The lowest of several scores is low by luck, too. What is there already is not made again, and a step without a
+    sound checkpoint is passed over with a warning. Raises Stopped if told to stop meanwhile.
     """
     best = trainer.best()
-    confirmed = run_dir.read_json("best.json")
-    if best is None or (isinstance(confirmed, dict) and confirmed.get("chosen") == best):
+    if best is None or plain_json.read(run_dir.best).get("chosen") == best:
         return
-    state = trainer.checkpoints.load(best["step"])
+    try:
+        state = trainer.checkpoints.load(best["step"])
+    except CheckpointError as error:  # the disk may have refused it, and the run is as complete without
+        log.warning("the best step, %s, is not scored again: %s", f"{best['step']:,}", error.complaints[0].problem)
+        return
     generator = build_generator(config, image_spec(dataset))
     generator.load_state_dict(next(state[name] for name, kind in KINDS.items() if kind == best["generator"]))
     again = scorer(generator.to(trainer.step.device), trainer.stop.requested, "best")
     if again is None:
         raise Stopped(trainer.stop.exit_code or DONE)
-    run_dir.write_json("best.json", {"step": best["step"], "generator": best["generator"], **again, "chosen": best})
+    plain_json.write(run_dir.best, {"step": best["step"], "generator": best["generator"], **again, "chosen": best})

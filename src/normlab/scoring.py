@@ -14,12 +14,11 @@ from normlab.data.image_sets import open_image_set
 from normlab.data.images import Dataset, Images
 from normlab.errors import Complaint, DataError
 from normlab.evaluation.batching import Interrupted
-from normlab.evaluation.comparison import Comparison
 from normlab.evaluation.evaluator import Evaluator
-from normlab.evaluation.features import FEATURES as FEATURES
-from normlab.evaluation.features import open_features
+from normlab.evaluation.features import FEATURES, open_features
 from normlab.evaluation.reconstruction import Search
 from normlab.evaluation.sanity import sanity
+from normlab.evaluation.sets import evaluate_set
 from normlab.evaluation.statistics import NonFiniteFeatures
 from normlab.registry import unknown
 
@@ -57,7 +56,8 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> S
     if evaluation.features == "none":
         return None
     features = open_features(evaluation.features, evaluation.weights, dataset, device)
-    search = evaluation.reconstruction
+    wanted = evaluation.reconstruction
+    search = Search(count=wanted.images, steps=wanted.steps, lr=wanted.lr, form=wanted.form)
     evaluator = Evaluator(
         features,
         dataset,
@@ -69,8 +69,7 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> S
         repeats=evaluation.repeats,
         kept=evaluation.kept,
         splits=evaluation.splits,
-        reconstructed=search.images,
-        search=Search(steps=search.steps, lr=search.lr, form=search.form) if search.images else None,
+        search=search if search.count else None,
         conditional=bool(config.architecture.params.get("conditional")),
     )
     evaluator.real_statistics()  # now, since it may take a while or find that the cache cannot be written
@@ -89,26 +88,28 @@ def score_sets(config: RunConfig, real: Path, fake: Path, device: torch.device) 
     Raises DataError for what is no set of images of two or more, or for features that are not finite.
     """
     evaluation = config.evaluation
-    sets = [open_image_set(path) for path in (real, fake)]
-    for path, images in zip((real, fake), sets, strict=True):
+    reals, fakes = open_image_set(real), open_image_set(fake)
+    for path, images in ((real, reals), (fake, fakes)):
         if images.count < 2:
             raise DataError(str(path), "holds a single image", "give two or more, which a covariance needs")
     kind = "inception" if evaluation.features == "auto" else evaluation.features
-    channels = max(images.channels for images in sets)
-    shape = (channels, *next(iter(sets[0].read(channels))).shape[1:])
+    channels = max(reals.channels, fakes.channels)
+    shape = (channels, *next(iter(reals.read(channels))).shape[1:])
+    # Features are opened for a data set: an empty one of such images stands in.
     nothing = Images(np.empty((0, *shape), np.uint8), None)
     stand_in = Dataset(config.dataset.name, nothing, nothing, None, "", False, ())
     features = open_features(kind, evaluation.weights, stand_in, device)
-    comparison = Comparison(
-        features=features,
-        channels=channels,
-        kept=evaluation.kept,
-        splits=evaluation.splits,
-        batch_size=evaluation.batch_size,
-        device=device,
-    )
     try:
-        protocol, result = comparison.evaluate(*sets)
+        protocol, result = evaluate_set(
+            reals,
+            fakes,
+            features,
+            channels=channels,
+            kept=evaluation.kept,
+            splits=evaluation.splits,
+            batch_size=evaluation.batch_size,
+            device=device,
+        )
     except NonFiniteFeatures:
         problem = f"{features.info} makes infinities or NaN of these images"
         raise DataError("evaluation.features", problem, "choose others") from None

@@ -3,13 +3,13 @@
 import os
 
 from normlab.config import RunConfig
+from normlab.outputs import plain_json
 from normlab.outputs.run_dir import RunDir
 
 
 def threads_of(settings: RunConfig, run_dir: RunDir, share: int | None = None) -> int:
     """Return the number that the settings give, else what the run began with, else `share`, else all cores."""
-    environment = run_dir.read_json("environment.json")
-    begun = environment.get("threads") if isinstance(environment, dict) else None
+    begun = plain_json.read(run_dir.environment).get("threads")
     if not isinstance(begun, int) or not 1 <= begun <= 1024:
         begun = None
     # Started over, it begins anew.

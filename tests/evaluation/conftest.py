@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from normlab.data.images import Dataset, Images
 
@@ -51,3 +52,27 @@ def colour(unlabelled: Dataset) -> Dataset:
         Images(images.pixels.repeat(3, axis=1), None) for images in (unlabelled.train, unlabelled.held_out)
     )
     return Dataset("colour", train, held_out, None, "ef" * 32, False, ())
+
+
+class Upwards(nn.Module):
+    """A small generator with batch normalization and dropout, of images 1x32x32."""
+
+    latent_size = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1024), nn.Tanh()
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.body(latents).reshape(-1, 1, 32, 32)
+
+
+@pytest.fixture
+def generator() -> Upwards:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Upwards()
+        network(torch.randn(32, 6))  # running statistics on the way, as in training
+    return network

@@ -1,4 +1,5 @@
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,16 @@ from torch import Tensor, nn
 from normlab.data.images import Dataset, Images
 from normlab.data.sources import DATASETS
 from normlab.errors import DataError
+from normlab.evaluation import evaluator as evaluator_module
+from normlab.evaluation import statistics
 from normlab.evaluation.batching import Interrupted
 from normlab.evaluation.evaluator import Evaluator, restandardised
 from normlab.evaluation.features import open_features
 from normlab.evaluation.frechet import Moments, frechet_distance
+from normlab.evaluation.reconstruction import Search
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
+from tests.evaluation.conftest import Upwards
 
 CPU = torch.device("cpu")
 
@@ -35,30 +40,6 @@ class MeanFeatures:
         self.seen += len(images)
         features = images.float().mean(dim=(1, 3))[:, ::4]
         return features, features[:, :2]
-
-
-class Upwards(nn.Module):
-    """A small generator with batch normalization and dropout."""
-
-    latent_size = 6
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1024), nn.Tanh()
-        )
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.body(latents).reshape(-1, 1, 32, 32)
-
-
-@pytest.fixture
-def generator() -> Upwards:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Upwards()
-        network(torch.randn(32, 6))  # running statistics on the way, as in training
-    return network
 
 
 def evaluator(dataset: Dataset, samples: int = 50, batch_size: int = 20, seed: int = 0) -> Evaluator:
@@ -193,6 +174,45 @@ def test_an_evaluation_that_memory_is_too_small_for_is_flagged_and_training_goes
     cramped.real_statistics()
     cramped.features = Cramped(room=0)
     assert cramped.evaluate(generator).flags == ("out_of_memory",)
+
+
+def test_a_score_that_memory_is_too_small_for_is_missing_and_no_image_is_made_twice(
+    labelled: Dataset, generator: Upwards, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def overlap(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    expected = evaluator(labelled).evaluate(generator)
+    monkeypatch.setattr(statistics, "overlap", overlap)
+    cramped = evaluator(labelled)
+    result = cramped.evaluate(generator)
+
+    missing = {name for name, value in result.metrics.items() if math.isnan(value)}
+    assert missing == {"precision", "recall", "density", "coverage"}
+    assert {name: result.metrics[name] for name in expected.metrics.keys() - missing} == {
+        name: value for name, value in expected.metrics.items() if name not in missing
+    }
+    assert result.flags == ()
+    assert (cramped.batch_size, cramped.features.seen) == (20, 50)  # type: ignore[attr-defined]
+    assert "out of memory: there is no precision, recall, density, coverage" in caplog.messages
+
+
+def test_a_reconstruction_that_memory_is_too_small_for_costs_no_other_score(
+    labelled: Dataset, generator: Upwards, monkeypatch: pytest.MonkeyPatch
+):
+    def reconstruct(*_: object, batch_size: int, **__: object) -> None:
+        tried.append(batch_size)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    tried: list[int] = []
+    monkeypatch.setattr(evaluator_module, "reconstruct", reconstruct)
+    cramped = evaluator(labelled)
+    cramped.search = Search(count=3)
+    metrics = cramped.evaluate(generator).metrics
+
+    assert tried == [20, 10, 5, 2, 1]
+    assert math.isnan(metrics.pop("reconstruction_error"))
+    assert metrics == evaluator(labelled).evaluate(generator).metrics
 
 
 def test_another_error_within_an_evaluation_is_raised(labelled: Dataset, generator: Upwards):

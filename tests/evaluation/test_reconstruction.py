@@ -15,6 +15,7 @@ from normlab.evaluation.batching import Interrupted
 from normlab.evaluation.reconstruction import Reconstruction, Search, reconstruct
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
+from tests.evaluation.conftest import Upwards
 
 CPU = torch.device("cpu")
 
@@ -31,32 +32,8 @@ class Linear(nn.Module):
         return (latents @ self.matrix.T + self.bias).unflatten(1, (3, 2, -1))
 
 
-class Upwards(nn.Module):
-    """A small generator with batch normalization and dropout, of images 3x8x8."""
-
-    latent_size = 6
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            *(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 192), nn.Tanh())
-        )
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.body(latents).unflatten(1, (3, 8, 8))
-
-
-@pytest.fixture
-def generator() -> Upwards:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Upwards()
-        network(torch.randn(32, 6))  # running statistics on the way, as in training
-    return network
-
-
 def images(count: int, *shape: int) -> Images:
-    pixels = np.random.default_rng(0).integers(0, 256, (count, *(shape or (3, 8, 8))), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *(shape or (1, 32, 32))), dtype=np.uint8)
     pixels.flags.writeable = False
     return Images(pixels, np.arange(count, dtype=np.int64) % 5)
 
@@ -77,14 +54,14 @@ LONG = Search(steps=1000, lr=4e-3)
 
 def test_an_invertible_linear_generator_makes_every_image():
     linear = Linear(torch.linalg.qr(normal(24, 24)).Q, torch.zeros(24))
-    found = reconstruct(linear, images(5, 3, 2, 4), count=5, device=CPU, search=LONG)
+    found = reconstruct(linear, images(5, 3, 2, 4), device=CPU, search=LONG)
     assert found.per_image.max() < 24 * (LONG.lr / 2) ** 2
 
 
 def test_a_tall_linear_generator_comes_to_the_least_squares():
     matrix, bias = torch.linalg.qr(normal(24, 5)).Q * 2, 0.1 * normal(24)
     held_out = images(10, 3, 2, 4)
-    found = reconstruct(Linear(matrix, bias), held_out, count=10, device=CPU, search=LONG, batch_size=6)
+    found = reconstruct(Linear(matrix, bias), held_out, device=CPU, search=LONG, batch_size=6)
     targets = (in_order(held_out) * 2 - 1).flatten(1) - bias
     residuals = torch.linalg.lstsq(matrix, targets.T).solution.T @ matrix.T - targets
     least = residuals.square().sum(dim=1) / 4
@@ -95,7 +72,7 @@ def test_a_tall_linear_generator_comes_to_the_least_squares():
 
 def test_without_steps_the_error_is_that_of_the_image_of_the_zero_latent(generator: Upwards):
     held_out = images(7)
-    found = reconstruct(generator, held_out, count=7, device=CPU, search=Search(steps=0))
+    found = reconstruct(generator, held_out, device=CPU, search=Search(steps=0))
     generator.eval()
     with torch.no_grad():
         middle = (generator(torch.zeros(1, 6)) + 1) / 2
@@ -107,7 +84,7 @@ def test_more_steps_never_make_a_convex_error_larger_on_the_way_to_its_minimum()
     linear = Linear(torch.linalg.qr(normal(24, 24)).Q, torch.zeros(24))
     held_out = images(10, 3, 2, 4)
     errors = [
-        reconstruct(linear, held_out, count=10, device=CPU, search=Search(steps=steps)).error
+        reconstruct(linear, held_out, device=CPU, search=Search(steps=steps)).error
         for steps in (0, 1, 2, 5, 10, 20, 30, 40, 50)
     ]
     assert all(later < earlier for earlier, later in pairwise(errors))
@@ -129,17 +106,17 @@ def authors_error(generator: nn.Module, targets: Tensor, batch_size: int) -> flo
 
 def test_the_form_of_a_batch_is_the_authors_loop(generator: Upwards):
     held_out = images(40)
-    found = reconstruct(generator, held_out, count=40, device=CPU, search=Search(form="batch"))
+    found = reconstruct(generator, held_out, device=CPU, search=Search(form="batch"))
     assert found.error == pytest.approx(authors_error(generator, in_order(held_out), 32), rel=1e-5)
 
 
 def test_in_full_batches_of_32_both_forms_make_the_same_search(generator: Upwards):
     held_out = images(32)
     own, authors = (
-        reconstruct(generator, held_out, count=32, device=CPU, search=Search(form=form)) for form in ("images", "batch")
+        reconstruct(generator, held_out, device=CPU, search=Search(form=form)) for form in ("images", "batch")
     )
     # The formula of the paper is a sum over the values of an image, the code's a mean.
-    assert (own.per_image / 192).tolist() == pytest.approx(authors.per_image.tolist(), rel=1e-5)
+    assert (own.per_image / 1024).tolist() == pytest.approx(authors.per_image.tolist(), rel=1e-5)
 
 
 def test_only_the_form_of_a_batch_depends_on_its_size(generator: Upwards):
@@ -148,10 +125,10 @@ def test_only_the_form_of_a_batch_depends_on_its_size(generator: Upwards):
     def per_image(form: str, batch_size: int) -> Tensor:
         # An eps as large as the gradients, so that what it weighs is seen.
         search = Search(form=form, eps=1e-4)  # type: ignore[arg-type]
-        return reconstruct(generator, held_out, count=40, device=CPU, search=search, batch_size=batch_size).per_image
+        return reconstruct(generator, held_out, device=CPU, search=search, batch_size=batch_size).per_image
 
     torch.testing.assert_close(per_image("images", 32), per_image("images", 7), rtol=1e-4, atol=0)
-    assert (per_image("batch", 32) / per_image("batch", 7) - 1).abs().max() > 0.01
+    assert (per_image("batch", 32) / per_image("batch", 7) - 1).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -164,7 +141,7 @@ def test_the_generator_and_the_random_state_stay_as_they_are(generator: Upwards,
     gradients = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
     flags = [parameter.requires_grad for parameter in parameters]
     state = torch.get_rng_state()
-    reconstruct(generator, images(5), count=5, device=CPU)
+    reconstruct(generator, images(5), device=CPU)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in generator.state_dict().items())
     assert all(module.training is training for module in generator.modules())
@@ -176,16 +153,16 @@ def test_the_generator_and_the_random_state_stay_as_they_are(generator: Upwards,
 
 def test_it_repeats_whatever_the_random_state_and_the_precision_around_it(generator: Upwards):
     held_out = images(9)
-    first = reconstruct(generator, held_out, count=9, device=CPU)
+    first = reconstruct(generator, held_out, device=CPU)
     torch.rand(3)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        second = reconstruct(generator, held_out, count=9, device=CPU)
+        second = reconstruct(generator, held_out, device=CPU)
     assert torch.equal(first.per_image, second.per_image)
 
 
 def test_fewer_images_are_the_first_of_more(generator: Upwards):
     held_out = images(30)
-    few, more = (reconstruct(generator, held_out, count=count, device=CPU) for count in (10, 10**6))
+    few, more = (reconstruct(generator, held_out, device=CPU, search=Search(count=count)) for count in (10, 10**6))
     assert len(more.per_image) == 30
     torch.testing.assert_close(few.per_image, more.per_image[:10], rtol=1e-5, atol=0)
 
@@ -204,16 +181,16 @@ def test_a_conditional_generator_is_given_the_label_of_the_image():
     labels = np.arange(20, dtype=np.int64) % 5
     grey = np.rint(labels / 4 * 255).astype(np.uint8)[:, None, None, None].repeat(3, axis=1)
     held_out = Images(grey.repeat(8, axis=2).repeat(8, axis=3), labels)
-    found = reconstruct(Labelled(), held_out, count=20, device=CPU, batch_size=6)
+    found = reconstruct(Labelled(), held_out, device=CPU, batch_size=6)
     # The grey of a label is at most half a level from a level.
     assert found.error <= 192 * (0.5 / 255) ** 2 + 1e-9
 
 
 def test_the_first_images_stand_beside_what_became_of_them(generator: Upwards):
     held_out = images(20)
-    found: Reconstruction = reconstruct(generator, held_out, count=20, device=CPU, batch_size=3)
+    found: Reconstruction = reconstruct(generator, held_out, device=CPU, batch_size=3)
     originals, made = found.pairs
-    assert found.pairs.shape == (2, 8, 3, 8, 8)
+    assert found.pairs.shape == (2, 8, 1, 32, 32)
     assert torch.equal(to_uint8(originals), (in_order(held_out)[:8] * 255).to(torch.uint8))
     squares = ((originals - made) / 2).square().sum(dim=(1, 2, 3))
     assert squares.tolist() == pytest.approx(found.per_image[:8].tolist(), rel=1e-5)
@@ -222,11 +199,11 @@ def test_the_first_images_stand_beside_what_became_of_them(generator: Upwards):
 def test_images_that_are_not_finite_have_no_error(generator: Upwards):
     with torch.no_grad():
         generator.body[4].bias[3] = float("nan")
-    assert math.isnan(reconstruct(generator, images(3), count=3, device=CPU).error)
+    assert math.isnan(reconstruct(generator, images(3), device=CPU).error)
 
 
 def test_stop_is_heard_before_every_batch(generator: Upwards):
     answers = iter([False, True])
     with pytest.raises(Interrupted):
-        reconstruct(generator, images(9), count=9, device=CPU, batch_size=3, stop=lambda: next(answers))
+        reconstruct(generator, images(9), device=CPU, batch_size=3, stop=lambda: next(answers))
     assert next(answers, None) is None

@@ -42,13 +42,13 @@ def holder(run):
 
 def test_a_created_folder_is_no_run_until_it_has_its_configuration(run):
     assert not run.exists()
-    run.write_text("config.yaml", "seed: 1\n")
+    run.config.write_text("seed: 1\n")
     assert run.exists()
     assert run.config.read_text() == "seed: 1\n"
 
 
 def test_creating_twice_keeps_what_is_there(run):
-    run.write_text("config.yaml", "seed: 1\n")
+    run.config.write_text("seed: 1\n")
     run.create()
     assert run.exists()
 
@@ -129,7 +129,7 @@ def test_setting_aside_renames_to_the_first_free_name_and_loses_nothing(run):
     paths = []
     for seed in range(2):
         run.create()
-        run.write_text("config.yaml", f"seed: {seed}\n")
+        run.config.write_text(f"seed: {seed}\n")
         with run.lock():
             paths.append(run.set_aside())
     assert [path.name for path in paths] == ["run.old-1", "run.old-2"]
@@ -160,11 +160,3 @@ def test_a_status_of_a_newer_version_is_read_without_what_it_added(run):
 
 def test_the_samples_of_all_steps_sort_by_name(run):
     assert [run.sample(step).name for step in (5, 120_000)] == ["step_00000005.png", "step_00120000.png"]
-
-
-def test_json_comes_back_as_it_was_written_and_none_stands_for_what_cannot_be_read(run):
-    run.write_json("environment.json", {"host": "größe", "threads": 1, "spread": float("nan")})
-    assert run.read_json("environment.json") == {"host": "größe", "threads": 1, "spread": None}
-    run.write_text("layers.json", '{"half')
-    assert run.read_json("layers.json") is None
-    assert run.read_json("missing.json") is None

@@ -10,8 +10,13 @@ import torch
 from torch import nn
 
 from normlab import scoring
+from normlab.errors import ResourceError
+from normlab.outputs.checkpoints import Checkpoints
+from normlab.outputs.grids import read_image
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
+from normlab.training.trainer import Trainer
+from normlab.verbs.evaluate import PICTURES
 from tests.conftest import Command, result, start
 
 # Two steps of a tiny network on the embedded digits, with an average, scored at each by more samples than dimensions.
@@ -63,6 +68,15 @@ def test_another_protocol_is_another_row(normlab: Command, outputs: Path):
     ]
 
 
+def test_pictures_lie_beside_the_samples(normlab: Command, outputs: Path):
+    run = trained(normlab, outputs, "ema=none")
+    (row,) = rows_of(normlab("evaluate", str(run), "--pictures", "--json"))
+    pictures = {name: read_image(Path(row[name])) for name in PICTURES}
+    assert {path.name for path in RunDir(run).samples.iterdir()} >= {Path(row[name]).name for name in PICTURES}
+    assert all(picture.float().std() > 0 for picture in pictures.values())
+    assert 0 <= row["authenticity"] <= 1
+
+
 def test_the_best_checkpoint_is_scored_again_before_it_is_called_so(normlab: Command, outputs: Path):
     run = trained(normlab, outputs)
     best = json.loads((run / "best.json").read_text())
@@ -79,8 +93,34 @@ def test_the_best_checkpoint_is_scored_again_before_it_is_called_so(normlab: Com
     assert row["step"] == best["step"]
 
 
-def unreachable(*_: object, **__: object) -> None:
-    raise OSError("no network")
+@pytest.mark.parametrize(
+    ("fault", "problem"), [("refused", "has no checkpoint of step 1"), ("damaged", "is not what was written")]
+)
+def test_a_run_whose_best_step_has_no_sound_checkpoint_is_done_all_the_same(
+    normlab: Command, outputs: Path, monkeypatch: pytest.MonkeyPatch, fault: str, problem: str
+):
+    usual = Checkpoints.save
+
+    def save(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
+        if step == 1 and fault == "refused":
+            raise ResourceError(str(self.file(1)), "cannot be written: No space left on device", "make room")
+        usual(self, step, state)
+        if step == 1:
+            self.file(1).write_bytes(bytes(self.file(1).stat().st_size))
+
+    def best(self: Trainer) -> dict[str, Any] | None:
+        return next((row for row in self.recorder.evaluations() if row["step"] == 1), None)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(Trainer, "best", best)
+    ended = normlab(*WORDS)
+    (run,) = (outputs / "default").iterdir()
+    status = RunDir(run).read_status()
+    assert ended.exit_code == 0, ended.stderr
+    assert f"the best step, 1, is not scored again: {problem}" in ended.stderr
+    assert status is not None
+    assert status.state == "done"
+    assert not (run / "best.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +205,14 @@ def test_prepare_makes_what_runs_share_and_shows_what_scores_are_worth(normlab: 
     assert min(same["classifier_score"], other["classifier_score"]) > 5 > 2 > one["classifier_score"]
     assert other["coverage"] > 2 * one["coverage"]
     assert "computing the statistics" not in normlab("prepare", *words).stderr
+
+
+def test_prepare_counts_the_modes_of_points(normlab: Command, outputs: Path):
+    result = normlab("prepare", "dataset=gaussians", "dataset.limit=500", "architecture=mlp", "--json")
+    assert result.exit_code == 0, result.stderr
+    same, other, noise, one = json.loads(result.stdout)["known"]
+    assert [row["modes"] for row in (same, other, one)] == [8, 8, 1]
+    assert other["good_share"] > 0.98 > 0.1 > noise["good_share"]
 
 
 def test_prepare_refuses_as_train_does(normlab: Command, outputs: Path):

@@ -160,7 +160,7 @@ def test_grey_images_are_scored_by_the_classifier_of_a_data_set(normlab: Command
         (["nowhere", "real"], 3, "error: nowhere: is not there"),
         (["real", "empty"], 3, "error: empty: holds no images"),
         (["real", "one"], 3, "error: one: holds a single image"),
-        (["real", "real", "train.batch_size=3"], 2, "error: train: changes nothing in a score"),
+        (["real", "real", "train.batch_size=3"], 2, "error: train.batch_size: changes nothing in a score"),
         (["real", "real", "evaluation.features=inceptoin"], 2, "did you mean 'inception'?"),
         (
             ["real", "real", "evaluation.features=torchscript"],

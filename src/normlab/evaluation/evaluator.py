@@ -4,7 +4,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeVar
@@ -23,7 +24,16 @@ from normlab.evaluation.features import FeatureExtractor, label, scoring
 from normlab.evaluation.modes import ModeCounter, mode_counter
 from normlab.evaluation.neighbours import authenticity, nearest_neighbours, neighbours_picture
 from normlab.evaluation.reconstruction import AUTHORS_BATCH, Reconstruction, Search, reconstruct
-from normlab.evaluation.statistics import RECIPE, NonFiniteFeatures, Pass, RealStatistics, chosen, pass_over, scores
+from normlab.evaluation.statistics import (
+    RECIPE,
+    NonFiniteFeatures,
+    Pass,
+    RealStatistics,
+    chosen,
+    if_memory_allows,
+    pass_over,
+    scores,
+)
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
 
@@ -45,11 +55,12 @@ class NonFiniteImages(Exception):
 class Evaluation:
     """What is known of a generator.
 
-    metrics: numbers by name, means over the repeats; none if images or features are not finite.  repeats: the values of
-    each repeat, where there are several.  class_shares: shares of samples by the class that the classifier gives them.
-    flags: `few_samples` (fewer than feature dimensions, so that distances are far too large), `few_real_images` (the
-    same of the real ones), `non_finite` (the generator's images hold infinities or NaN), `non_finite_features` (those
-    that the feature network makes of them do), `out_of_memory` (even one image at a time was too much).
+    metrics: numbers by name, means over the repeats; none if images or features are not finite, NaN for one that
+    there was no memory for.  repeats: the values of each repeat, where there are several.  class_shares: shares of
+    samples by the class that the classifier gives them.  flags: `few_samples` (fewer than feature dimensions, so
+    that distances are far too large), `few_real_images` (the same of the real ones), `non_finite` (the generator's
+    images hold infinities or NaN), `non_finite_features` (those that the feature network makes of them do),
+    `out_of_memory` (even one image at a time was too much).
     """
 
     metrics: dict[str, float]
@@ -83,49 +94,38 @@ class Evaluation:
         return cls({}, {}, None, (flag,))
 
 
+@dataclass(eq=False)
 class Evaluator:
     """Scores generators against one split of a data set, every time from the same latents.
 
     samples: of a generator, as often as `repeats` says, each time from other latents.  kept: of how many images of each
     side features are kept, for the scores that need more than moments.  splits: parts of the samples that the
-    classifier score is a mean over.  conditional: whether generators take labels.  reconstructed: how many held-out
-    images are searched for, and how. Where memory runs out it goes on with half the batch size, which changes no score.
+    classifier score is a mean over.  conditional: whether generators take labels.  search: for held-out images, if any.
+
+    Where memory runs out it goes on with half the batch size, which changes no score. Raises DataError for a split of
+    fewer than two images.
     """
 
-    def __init__(
-        self,
-        features: FeatureExtractor,
-        dataset: Dataset,
-        *,
-        samples: int,
-        split: Split,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        repeats: int = 1,
-        kept: int = 10_000,
-        splits: int = 10,
-        conditional: bool = False,
-        reconstructed: int = 0,
-        search: Search | None = None,
-    ) -> None:
-        self.features = features
-        self.dataset = dataset
-        self.samples = samples
-        self.split: Split = split
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
-        self.repeats = repeats
-        self.kept = kept
-        self.splits = splits
-        self.conditional = conditional
-        self.reconstructed = reconstructed
-        self.search = search
-        self._real: RealStatistics | None = None
+    features: FeatureExtractor
+    dataset: Dataset
+    _: KW_ONLY
+    samples: int
+    split: Split
+    batch_size: int
+    seed: int
+    device: torch.device
+    repeats: int = 1
+    kept: int = 10_000
+    splits: int = 10
+    conditional: bool = False
+    search: Search | None = None
+
+    def __post_init__(self) -> None:
         if len(self.images) < 2:
-            problem = f"is {split}, which has fewer images than the two that a covariance needs"
+            problem = f"is {self.split}, which has fewer images than the two that a covariance needs"
             raise DataError("evaluation.split", problem, "give more images, the other split, or evaluation=none")
+        self._mode_counter = mode_counter(self.dataset, self.device)
+        self._real: RealStatistics | None = None
 
     @property
     def images(self) -> Images:
@@ -145,7 +145,7 @@ class Evaluator:
                 f"splits-{self.splits}",
                 "restandardised",
                 *(["labels-in-turn"] if self.conditional else []),
-                *([] if (counter := self._mode_counter()) is None else [counter.protocol]),
+                *([] if self._mode_counter is None else [self._mode_counter.protocol]),
                 *([] if self.search is None else [self._protocol_of(self.search)]),
             ]
         )
@@ -179,7 +179,7 @@ class Evaluator:
         """
         real = self.real_statistics(stop)
         try:
-            return self._in_batches_that_fit(lambda: self._evaluate(generator, real, stop, purpose))
+            return self._evaluate(generator, real, stop, purpose)
         except NonFiniteImages:
             return Evaluation.without_metrics("non_finite")
         except NonFiniteFeatures:
@@ -188,38 +188,28 @@ class Evaluator:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            log.error("an evaluation ran out of memory even with one image at a time; training goes on without it")
+            log.error("an evaluation ran out of memory, however small its batches; training goes on without it")
             return Evaluation.without_metrics("out_of_memory")
 
-    def _evaluate(
-        self, generator: nn.Module, real: RealStatistics, stop: Callable[[], bool], purpose: str
-    ) -> Evaluation:
-        copy = restandardised(generator, self.seed, self.device)
-        every: dict[str, list[float]] = defaultdict(list)
-        logits: list[Tensor] = []
-        for repeat in range(self.repeats):
-            key = (purpose,) if repeat == 0 else (purpose, repeat)
-            counter = self._mode_counter()
-            samples = _counted(self._sample(copy, key, stop), counter)
-            fake = pass_over(samples, self.features, chosen(self.samples, self.kept))
-            found = scores(real, fake, self.features.published, self.splits)
-            for name, value in {**found, **({} if counter is None else counter.metrics())}.items():
-                every[name].append(value)
-            logits += fake.logits
-        if self.search is not None:
-            every["reconstruction_error"] = [self.reconstruct(copy, self.search, self.reconstructed, stop).error]
-        return Evaluation.of(self.features, real, self.samples, every, logits)
+    def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
+        """Score images in batches [n, c, h, w], `count` in all, as if a generator had made them."""
+        real = self.real_statistics()
+        fake, modes = self._pass_over(batches, count)
+        found = {**scores(real, fake, self.features.published, self.splits), **modes}
+        values = {name: [value] for name, value in found.items()}
+        return Evaluation.of(self.features, real, count, values, fake.logits)
 
-    def reconstruct(
-        self, generator: nn.Module, search: Search, count: int, stop: Callable[[], bool] = never
-    ) -> Reconstruction:
+    def reconstruct(self, generator: nn.Module, search: Search, stop: Callable[[], bool] = never) -> Reconstruction:
         """Search for held-out images in a generator that has the batch statistics it is to be scored with."""
+
+        def in_batches(size: int) -> Reconstruction:
+            images = self.dataset.held_out
+            return reconstruct(generator, images, device=self.device, search=search, batch_size=size, stop=stop)
+
         # Batches are part of what the form `batch` computes; of the other they are not, and may be of any size.
-        size = AUTHORS_BATCH if search.form == "batch" else self.batch_size
-        images = self.dataset.held_out
-        return reconstruct(
-            generator, images, count=count, device=self.device, search=search, batch_size=size, stop=stop
-        )
+        if search.form == "batch":
+            return in_batches(AUTHORS_BATCH)
+        return self._in_batches_that_fit(lambda: in_batches(self.batch_size))
 
     def neighbours(self, generator: nn.Module) -> tuple[Tensor, float]:
         """Return a picture of 8 samples, each beside the 8 training images nearest to it, and the authenticity of 500.
@@ -237,18 +227,29 @@ class Evaluator:
         return neighbours_picture(shown, images, nearest), share
 
     def _protocol_of(self, search: Search) -> str:
-        count = min(self.reconstructed, len(self.dataset.held_out))
+        count = min(search.count, len(self.dataset.held_out))
         return f"reconstruction-{count}x{search.steps}-lr{search.lr:g}-{search.form}"
 
-    def _mode_counter(self) -> ModeCounter | None:
-        return mode_counter(self.dataset, self.device)
+    def _evaluate(
+        self, generator: nn.Module, real: RealStatistics, stop: Callable[[], bool], purpose: str
+    ) -> Evaluation:
+        copy = restandardised(generator, self.seed, self.device)
 
-    def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
-        """Score images in batches [n, c, h, w], `count` in all, as if a generator had made them."""
-        real = self.real_statistics()
-        fake = pass_over(batches, self.features, chosen(count, self.kept))
-        values = {name: [value] for name, value in scores(real, fake, self.features.published, self.splits).items()}
-        return Evaluation.of(self.features, real, count, values, fake.logits)
+        def pass_over_samples(key: tuple[str | int, ...]) -> tuple[Pass, dict[str, float]]:
+            return self._pass_over(self._sample(copy, key, stop), self.samples)
+
+        every: dict[str, list[float]] = defaultdict(list)
+        logits: list[Tensor] = []
+        for repeat in range(self.repeats):
+            key = (purpose,) if repeat == 0 else (purpose, repeat)
+            fake, modes = self._in_batches_that_fit(partial(pass_over_samples, key))
+            for name, value in {**scores(real, fake, self.features.published, self.splits), **modes}.items():
+                every[name].append(value)
+            logits += fake.logits
+        if (search := self.search) is not None:
+            found = if_memory_allows(["reconstruction_error"], lambda: [self.reconstruct(copy, search, stop).error])
+            every["reconstruction_error"] = [*found.values()]
+        return Evaluation.of(self.features, real, self.samples, every, logits)
 
     def _in_batches_that_fit(self, compute: Callable[[], Result]) -> Result:
         """Return what `compute` returns, in batches of half the size, and half of that, where memory runs out."""
@@ -280,6 +281,15 @@ class Evaluator:
                 raise NonFiniteImages
             yield images if self.dataset.of_points else to_uint8(images)
 
+    def _pass_over(self, batches: Iterable[Tensor], count: int) -> tuple[Pass, dict[str, float]]:
+        """Return what a pass over images leaves, and what there is to say of the modes that they lie in."""
+        counter = self._mode_counter
+        if counter is None:
+            return pass_over(batches, self.features, chosen(count, self.kept)), {}
+        counter.reset()
+        fake = pass_over(_counted(batches, counter), self.features, chosen(count, self.kept))
+        return fake, counter.metrics()
+
     def _pass_over_real(self, stop: Callable[[], bool]) -> Pass:
         def images() -> Iterator[Tensor]:
             for rows in batches(len(self.images), self.batch_size, "real images", stop):
@@ -306,11 +316,10 @@ def restandardised(generator: AnyModule, seed: int, device: torch.device) -> Any
     return copy.eval()
 
 
-def _counted(batches: Iterator[Tensor], counter: ModeCounter | None) -> Iterator[Tensor]:
+def _counted(batches: Iterable[Tensor], counter: ModeCounter) -> Iterator[Tensor]:
     """Yield batches as they come, and let a counter see each."""
     for batch in batches:
-        if counter is not None:
-            counter.update(batch)
+        counter.update(batch)
         yield batch
 
 

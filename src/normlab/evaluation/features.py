@@ -53,8 +53,10 @@ def label(features: FeatureExtractor) -> str:
     return "-".join(filter(None, (features.name, features.digest)))
 
 
-# Builds an extractor for a data set from a file of weights, or from those that belong to it where none is given.
-FEATURES: Registry[Callable[[Dataset, Path | None, torch.device], FeatureExtractor]] = Registry("features")
+# Makes an extractor for a data set from a file of weights, or from those that belong to it where none is given.
+Builder = Callable[[Dataset, Path | None, torch.device], FeatureExtractor]
+
+FEATURES: Registry[Builder] = Registry("features")
 
 
 class ClassifierFeatures:
@@ -134,30 +136,6 @@ def coordinates(dataset: Dataset, weights: Path | None, device: torch.device) ->
     return Coordinates()
 
 
-@FEATURES.register("inception")
-def inception(dataset: Dataset, weights: Path | None, device: torch.device) -> FeatureExtractor:
-    """Inception-2015, pooled: what the FID, the Inception score and the KID are of."""
-    return _inception(2048, weights, device)
-
-
-@FEATURES.register("inception-768")
-def inception_768(dataset: Dataset, weights: Path | None, device: torch.device) -> FeatureExtractor:
-    """Inception-2015 before its last blocks, averaged over the map; no logits."""
-    return _inception(768, weights, device)
-
-
-@FEATURES.register("inception-192")
-def inception_192(dataset: Dataset, weights: Path | None, device: torch.device) -> FeatureExtractor:
-    """Inception-2015 behind its second pooling, averaged over the map; no logits."""
-    return _inception(192, weights, device)
-
-
-@FEATURES.register("inception-64")
-def inception_64(dataset: Dataset, weights: Path | None, device: torch.device) -> FeatureExtractor:
-    """Inception-2015 behind its first pooling, averaged over the map; no logits."""
-    return _inception(64, weights, device)
-
-
 @FEATURES.register("torchscript")
 def torchscript(dataset: Dataset, weights: Path | None, device: torch.device) -> FeatureExtractor:
     """A network of yours, from the TorchScript file evaluation.weights."""
@@ -166,12 +144,25 @@ def torchscript(dataset: Dataset, weights: Path | None, device: torch.device) ->
     return ScriptedFeatures(weights, dataset.image_shape, device)
 
 
-def _inception(layer: int, weights: Path | None, device: torch.device) -> FeatureExtractor:
-    # It brings torch-fidelity and torchvision: a second and 80 MB that a run without it does not need.
-    with postponed():
-        from normlab.evaluation.inception import InceptionFeatures, published_weights
+def _inception(layer: int, text: str) -> Builder:
+    def build(dataset: Dataset, weights: Path | None, device: torch.device) -> FeatureExtractor:
+        # It brings torch-fidelity and torchvision: a second and 80 MB that a run without it does not need.
+        with postponed():
+            from normlab.evaluation.inception import InceptionFeatures, published_weights
 
-    return InceptionFeatures(weights or published_weights(), device, layer)
+        return InceptionFeatures(weights or published_weights(), device, layer)
+
+    build.__doc__ = text
+    return build
+
+
+for name, layer, text in (
+    ("inception", 2048, "Inception-2015, pooled: what the FID, the Inception score and the KID are of."),
+    ("inception-768", 768, "Inception-2015 before its last blocks, averaged over the map; no logits."),
+    ("inception-192", 192, "Inception-2015 behind its second pooling, averaged over the map; no logits."),
+    ("inception-64", 64, "Inception-2015 behind its first pooling, averaged over the map; no logits."),
+):
+    FEATURES.register(name)(_inception(layer, text))
 
 
 def open_features(kind: str, weights: str | None, dataset: Dataset, device: torch.device) -> FeatureExtractor:

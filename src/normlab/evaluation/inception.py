@@ -15,9 +15,7 @@ from normlab.outputs.checkpoints import UNREADABLE
 
 INCEPTION_FILE = URL_INCEPTION_V3.rsplit("/", 1)[1]
 INCEPTION_DIGEST = "6726825d"  # the first digits of the sha256, which the name of the file promises
-
-
-LAYERS = (64, 192, 768, 2048)  # torch-fidelity names them by their features
+PUBLISHED_LAYER = 2048  # torch-fidelity names layers by their features
 
 
 class InceptionFeatures:
@@ -27,9 +25,9 @@ class InceptionFeatures:
     channels. One pass gives both.
     """
 
-    def __init__(self, weights: Path, device: torch.device, layer: int = 2048) -> None:
+    def __init__(self, weights: Path, device: torch.device, layer: int = PUBLISHED_LAYER) -> None:
         self.dimensions = layer
-        self.published = layer == LAYERS[-1]
+        self.published = layer == PUBLISHED_LAYER
         self.name = "inception" if self.published else f"inception-{layer}"
         self.digest = file_digest(weights)
         heads = [str(layer), "logits_unbiased"] if self.published else [str(layer)]

@@ -18,13 +18,17 @@ PLACES = torch.tensor([100, 10, 1])
 
 
 class ModeCounter(Protocol):
-    """Counts the modes that samples lie in, batch by batch; every set of samples needs one of its own.
+    """Counts the modes that samples lie in, batch by batch, since it was made or reset.
 
     protocol: what tells its counts from those of another.
     """
 
     @property
     def protocol(self) -> str: ...
+
+    def reset(self) -> None:
+        """Forget all batches, before another set of samples."""
+        ...
 
     def update(self, samples: Tensor) -> None:
         """Count a batch, uint8 images or float points, [n, c, h, w]."""
@@ -56,8 +60,7 @@ class Gaussians:
     def __init__(self, means: Tensor, std: float) -> None:
         self.means = means
         self.std = std
-        self.counts = torch.zeros(len(means), dtype=torch.int64)
-        self.samples = 0
+        self.reset()
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Gaussians":
@@ -77,6 +80,10 @@ class Gaussians:
     @property
     def protocol(self) -> str:
         return f"modes-within-{DEVIATIONS}-deviations"
+
+    def reset(self) -> None:
+        self.counts = torch.zeros(len(self.means), dtype=torch.int64)
+        self.samples = 0
 
     def update(self, samples: Tensor) -> None:
         points = samples.detach().cpu().double().flatten(1)
@@ -103,11 +110,14 @@ class StackedDigits:
         self.classifier = stored.classifier.to(device)
         self.digest = stored.digest
         self.device = device
-        self.counts = torch.zeros(1000, dtype=torch.int64)
+        self.reset()
 
     @property
     def protocol(self) -> str:
         return f"modes-mnist-{self.digest}"
+
+    def reset(self) -> None:
+        self.counts = torch.zeros(1000, dtype=torch.int64)
 
     def update(self, samples: Tensor) -> None:
         with scoring(self.device):

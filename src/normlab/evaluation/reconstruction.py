@@ -20,15 +20,17 @@ PICTURED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How the latent of an image is searched for: by RMSprop from 0, unconstrained; the defaults are the authors'.
+    """Of which images latents are searched for, and how: by RMSprop from 0, unconstrained; as the authors by default.
 
-    form: what is descended. `images`: the mean squared difference of each image, summed over the batch and divided by
-    32; RMSprop acts on every coordinate by itself, so the search for one image does not depend on the others. `batch`:
-    the authors' code, the mean over all that the batch holds, so that the larger it is, the more `eps` weighs. For a
-    full batch of 32, which is theirs, the two are the same, and so is what `eps` means; on an image's own mean it would
-    have to be 3.2e-5.
+    count: how many images, or all if there are fewer: the first of a fixed random order, so that fewer are a part of
+    more.  form: what is descended. `images`: the mean squared difference of each image, summed over the batch and
+    divided by 32; RMSprop acts on every coordinate by itself, so the search for one image does not depend on the
+    others. `batch`: the authors' code, the mean over all that the batch holds, so that the larger it is, the more `eps`
+    weighs. For a full batch of 32, which is theirs, the two are the same, and so is what `eps` means; on an image's own
+    mean it would have to be 3.2e-5.
     """
 
+    count: int = 200
     steps: int = 50
     lr: float = 0.01
     alpha: float = 0.9
@@ -55,7 +57,6 @@ def reconstruct(
     generator: nn.Module,
     images: Images,
     *,
-    count: int,
     device: torch.device,
     search: Search = Search(),
     batch_size: int = AUTHORS_BATCH,
@@ -64,12 +65,11 @@ def reconstruct(
     """Return (1/m) sum_i min_z |G(z) - x_i|^2 over m images, as far as the search comes (Xiang & Li 2017).
 
     generator: has `latent_size`; a copy of it is used, in evaluation mode, so give it with the batch statistics that it
-    is to be scored with. One with `classes` is given each image's own label.  count: how many images, or all if there
-    are fewer: the first of a fixed random order, so that fewer are a part of more.
+    is to be scored with. One with `classes` is given each image's own label.
     Raises Interrupted if `stop`, asked before each batch, says so.
     """
     copy = deepcopy(generator).to(device).requires_grad_(False).eval()
-    chosen = torch.randperm(len(images), generator=stream(0, "reconstruction"))[:count].numpy()
+    chosen = torch.randperm(len(images), generator=stream(0, "reconstruction"))[: search.count].numpy()
     errors: list[Tensor] = []
     pairs: list[Tensor] = []
     for rows in batches(len(chosen), batch_size, "reconstructing", stop):

@@ -1,18 +1,23 @@
 """What one pass of features over a set of images leaves, and every score that follows from two of them."""
 
-from collections.abc import Iterable
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from normlab.errors import is_out_of_memory
 from normlab.evaluation.classes import classifier_score
 from normlab.evaluation.features import FeatureExtractor
 from normlab.evaluation.frechet import Moments, frechet_distance
 from normlab.evaluation.kernel import kernel_distance, mean_kernel
-from normlab.evaluation.manifold import Balls, balls, overlap
+from normlab.evaluation.manifold import Balls, Overlap, balls, overlap
 from normlab.randomness import stream
+
+log = logging.getLogger(__name__)
 
 # Part of the key of stored statistics: raise it whenever what they hold changes.
 RECIPE = 1
@@ -98,9 +103,10 @@ class RealStatistics:
 
 
 def scores(real: RealStatistics, fake: Pass, published: bool, splits: int) -> dict[str, float]:
-    """Return every score by name; `published` are the names that Inception-2015's features alone may bear.
+    """Return every score by name, NaN for one that memory is too small for.
 
-    splits: parts of the samples that the classifier score is a mean over.
+    published: whether they may bear the names that belong to Inception-2015's features alone.  splits: parts of the
+    samples that the classifier score is a mean over.
 
     relative_spread: the root of the mean squared distance between two fakes over that between two reals, in features: 1
     for sets alike, 0 where all fakes are one.
@@ -108,13 +114,22 @@ def scores(real: RealStatistics, fake: Pass, published: bool, splits: int) -> di
     distance, score, kernel = (
         ("fid", "inception_score", "kid") if published else ("frechet_distance", "classifier_score", "kernel_distance")
     )
-    found = {distance: frechet_distance(real.moments, fake.moments, real.factor)}
+    found = if_memory_allows([distance], lambda: [frechet_distance(real.moments, fake.moments, real.factor)])
     if fake.logits:
-        of_classes = classifier_score(fake.logits, splits)
-        found |= {score: of_classes.mean, f"{score}_spread": of_classes.spread}
-    found[kernel] = kernel_distance(real.kept, fake.kept, real.within)
-    found |= overlap(real.kept, fake.kept, real.balls)._asdict()
-    real_variance = real.moments.variance
-    if real_variance > 0:
-        found["relative_spread"] = (fake.moments.variance / real_variance) ** 0.5
+        found |= if_memory_allows([score, f"{score}_spread"], lambda: classifier_score(fake.logits, splits))
+    found |= if_memory_allows([kernel], lambda: [kernel_distance(real.kept, fake.kept, real.within)])
+    found |= if_memory_allows(Overlap._fields, lambda: overlap(real.kept, fake.kept, real.balls))
+    if (variance := real.moments.variance) > 0:
+        found |= if_memory_allows(["relative_spread"], lambda: [(fake.moments.variance / variance) ** 0.5])
     return found
+
+
+def if_memory_allows(names: Sequence[str], compute: Callable[[], Iterable[float]]) -> dict[str, float]:
+    """Return what `compute` returns under these names; NaN for each, and a line in the log, where memory runs out."""
+    try:
+        return dict(zip(names, compute(), strict=True))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    log.error("out of memory: there is no %s", ", ".join(names))
+    return dict.fromkeys(names, math.nan)

@@ -3,7 +3,24 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
+
+from normlab.outputs.atomic import write_atomically
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the object that a file holds; an empty one where there is none to be read."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+
+
+def write(path: Path, value: Any) -> None:
+    """Write a value to a file, in one step; raise ResourceError if it cannot be written."""
+    write_atomically(path, (dump(value, indent=2) + "\n").encode())
 
 
 def dump(value: Any, *, indent: int | None = None) -> str:

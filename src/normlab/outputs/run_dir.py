@@ -74,8 +74,12 @@ class RunDir:
         self.path = path
         self.config = path / "config.yaml"
         self.status = path / "status.json"
+        self.environment = path / "environment.json"
+        self.layers = path / "layers.json"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations.jsonl"
+        self.best = path / "best.json"
+        self.scores = path / "scores.jsonl"
         self.spectra = path / "spectra.jsonl"
         self.spectra_picture = path / "spectra.png"
         self.log = path / "run.log"
@@ -121,7 +125,7 @@ class RunDir:
             if count := sweep(self.path):
                 logger.warning("removed %d half-written file(s) in %s", count, self.path)
             started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-            self.write_json(self._holder.name, {"host": platform.node(), "pid": os.getpid(), "started": started})
+            plain_json.write(self._holder, {"host": platform.node(), "pid": os.getpid(), "started": started})
             yield
         finally:
             self._holder.unlink(missing_ok=True)
@@ -167,19 +171,6 @@ class RunDir:
 
     def write_status(self, status: Status) -> None:
         write_atomically(self.status, replace(status, updated=time.time()).to_json().encode())
-
-    def read_json(self, name: str) -> Any:
-        """Return what a JSON file of the folder holds, or None where there is none to be read."""
-        try:
-            return json.loads((self.path / name).read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return None
-
-    def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, plain_json.dump(value, indent=2) + "\n")
-
-    def write_text(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, text.encode())
 
     def _busy(self) -> BusyError:
         try:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
+from normlab.outputs import plain_json
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.reports import arms as grouping
@@ -151,8 +151,8 @@ def metrics(runs: Iterable[Run], protocol: str | None) -> list[str]:
 
 def _read(run: Run, metric: str, protocol: str | None) -> Ended:
     assert run.settings is not None
-    rows = JsonLines(RunDir(run.path).metrics).rows()
-    spectra = JsonLines(run.path / "spectra.jsonl").rows()
+    run_dir = RunDir(run.path)
+    rows, spectra = JsonLines(run_dir.metrics).rows(), JsonLines(run_dir.spectra).rows()
     points = convergence.curve(run.evaluations, metric, protocol)
     return Ended(
         run=run,
@@ -162,7 +162,7 @@ def _read(run: Run, metric: str, protocol: str | None) -> Ended:
         stability=stability(rows, spectra, last_half(rows)) if run.state == "done" else {},
         last_step=rows[-1]["step"] if rows else 0,
         log_interval=log_interval(rows),
-        machine=_machine(run.path),
+        machine=_machine(run_dir),
     )
 
 
@@ -176,9 +176,8 @@ def _final(run: Run, points: Sequence[Point], metric: str) -> float:
     return value
 
 
-def _machine(folder: Path) -> str:
-    environment = RunDir(folder).read_json("environment.json")
-    told = environment if isinstance(environment, dict) else {}
+def _machine(run_dir: RunDir) -> str:
+    told = plain_json.read(run_dir.environment)
     return f"{told.get('device_name')} with {told.get('threads')} threads"
 
 

@@ -1,6 +1,5 @@
 """How fast a run gets good: the time it takes a metric to reach a level, and the area under the metric's curve."""
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from normlab.reports.intervals import ratio_interval
-from normlab.reports.measured import Unmeasurable
+from normlab.reports.measured import Unmeasurable, is_finite
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -48,7 +47,7 @@ def protocol_of(rows: Rows) -> str | None:
 
 def curve(rows: Rows, metric: str, protocol: str | None) -> list[Point]:
     """Return the evaluations by one protocol, of the averaged generator where there is one, else of the live one."""
-    own = [row for row in rows if row.get("protocol") == protocol and all(_is_finite(row.get(unit)) for unit in UNITS)]
+    own = [row for row in rows if row.get("protocol") == protocol and all(is_finite(row.get(unit)) for unit in UNITS)]
     name = "averaged" if any(row.get("generator") == "averaged" for row in own) else "live"
     return [
         Point({unit: row[unit] for unit in UNITS}, _value(row, metric)) for row in own if row.get("generator") == name
@@ -117,8 +116,4 @@ def log_area(points: Sequence[Point], start: float, end: float) -> float:
 
 def _value(row: Mapping[str, Any], metric: str) -> float | None:
     value = row.get(metric)
-    return value if _is_finite(value) and not row.get("flags") else None
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return value if is_finite(value) and not row.get("flags") else None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from normlab import config
 from normlab.config import Part, RunConfig
+from normlab.outputs import plain_json
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.reports.runs import Run
@@ -34,7 +35,7 @@ def images_per_second(runs: Sequence[Run]) -> float | None:
 
 def training_images(runs: Sequence[Run]) -> int | None:
     """Return how many training images the runs had; None if there are none, or they disagree."""
-    counts = {(RunDir(run.path).read_json("environment.json") or {}).get("dataset", {}).get("train") for run in runs}
+    counts = {plain_json.read(RunDir(run.path).environment).get("dataset", {}).get("train") for run in runs}
     return counts.pop() if len(counts) == 1 else None
 
 
@@ -85,5 +86,4 @@ def _pair(settings: RunConfig) -> tuple[str, str, int, int]:
 
 def _device(run: Run) -> str:
     """Return the type of device that a run was on last."""
-    environment = RunDir(run.path).read_json("environment.json") or {}
-    return str(environment.get("device", "")).partition(":")[0]
+    return str(plain_json.read(RunDir(run.path).environment).get("device", "")).partition(":")[0]

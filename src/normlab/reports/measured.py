@@ -1,7 +1,8 @@
 """A number, or why there is none."""
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Measured(NamedTuple):
@@ -13,6 +14,11 @@ class Measured(NamedTuple):
 
 class Unmeasurable(Exception):
     """There is no such number, for the reason that is given."""
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether what a row holds is a number, and a finite one."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def measured(compute: Callable[[], float]) -> Measured:

@@ -1,7 +1,7 @@
 """A run as its folder tells it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,13 @@ from normlab.errors import ConfigurationError
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines, duration
 
-METRICS = ("fid", "inception_score", "frechet_distance", "classifier_score")
+# What tells in a line how good a generator is.
+MAIN_METRICS = ("fid", "inception_score", "frechet_distance", "classifier_score")
+
+
+def in_short(row: Mapping[str, Any]) -> str:
+    """Return the main metrics that a row has, in a line."""
+    return "  ".join(f"{name} {row[name]:.4g}" for name in MAIN_METRICS if row.get(name) is not None)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Run:
             if marks:
                 row["marks"] = ", ".join(marks)
         last = self.last_evaluation()
-        return {**row, **{name: last[name] for name in METRICS if name in last}}
+        return {**row, **{name: last[name] for name in MAIN_METRICS if name in last}}
 
 
 def read_run(path: Path) -> Run:

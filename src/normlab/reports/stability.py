@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.reports.measured import Measured, Unmeasurable, measured
+from normlab.reports.measured import Measured, Unmeasurable, is_finite, measured
 
 Rows = Sequence[Mapping[str, Any]]
 Series = NDArray[np.float64]
@@ -168,7 +168,7 @@ def _series(rows: Rows, key: str) -> Series:
     """Return the values of a key; raise Unmeasurable if they are too few, or one is missing or not finite."""
     if len(rows) < LEAST_ROWS:
         raise Unmeasurable(f"{len(rows)} logged rows in the window, fewer than {LEAST_ROWS}: see every.log")
-    if not all(_is_finite(row.get(key)) for row in rows):
+    if not all(is_finite(row.get(key)) for row in rows):
         raise Unmeasurable(f"{key} is missing or not finite in some rows")
     return np.array([row[key] for row in rows], dtype=np.float64)
 
@@ -188,10 +188,6 @@ def _logarithms(profiles: Sequence[Sequence[Any]]) -> Series:
         raise Unmeasurable(f"gradients per layer at {len(profiles)} steps of the window, fewer than {LEAST_SPECTRA}")
     if {len(profile) for profile in profiles} != {len(profiles[0])} or len(profiles[0]) < 2:
         raise Unmeasurable("gradients per layer are not of the same two or more layers at every step")
-    if not all(_is_finite(norm) and norm > 0 for profile in profiles for norm in profile):
+    if not all(is_finite(norm) and norm > 0 for profile in profiles for norm in profile):
         raise Unmeasurable("the gradient norm of a layer is zero or not finite")
     return np.log(np.array(profiles, dtype=np.float64))
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -8,7 +8,7 @@ from typing import Any
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines, duration
 from normlab.reports import tables
-from normlab.reports.runs import METRICS, read_run
+from normlab.reports.runs import MAIN_METRICS, in_short, read_run
 from normlab.sweeps.record import Job
 
 _MOST_TELLING = ("running", "requeued", "failed", "diverged", "stopped", "done", "waiting", "not started")
@@ -59,9 +59,8 @@ def event(job: Job) -> str:
         parts += [f"{speed:,.0f} images/s"] if speed else []
         parts += [f"{told['left']} left"] if "left" in told else []
         return ", ".join(parts) or "starting"
-    scores = [f"{key} {told[key]:.4g}" for key in METRICS if told.get(key) is not None]
     after = [f"{job.state} after {duration(job.seconds)}" if job.seconds else job.state]
-    return "  ".join([*after, *scores, *([job.reason] if job.reason else [])])
+    return "  ".join(filter(None, [*after, in_short(told), job.reason]))
 
 
 def _progress(job: Job) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def _progress(job: Job) -> dict[str, Any]:
         if job.state == "running" and status.eta_seconds is not None:
             row["left"] = duration(status.eta_seconds)
     scores = JsonLines(run_dir.evaluations).rows()
-    row |= {key: value for key, value in (scores[-1] if scores else {}).items() if key in METRICS}
+    row |= {key: value for key, value in (scores[-1] if scores else {}).items() if key in MAIN_METRICS}
     return row | ({"reason": job.reason} if job.reason else {})
 
 

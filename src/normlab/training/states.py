@@ -13,7 +13,7 @@ LOST_SPREAD = 0.5
 # Of the best coverage so far: what was covered has been lost. A coverage below `LEAST_COVERAGE` was never anything.
 GONE_COVERAGE = 0.1
 LEAST_COVERAGE = 0.2
-# Of the first distance: what has not fallen below this has not learned. Its spread has not changed by more than a half.
+# Over the values at step 0: what is still at this distance or above it, and spread between these, has learned nothing.
 UNMOVED_DISTANCE = 0.9
 UNMOVED_SPREAD = (0.5, 2.0)
 
@@ -60,6 +60,8 @@ def _most(name: str, rows: Sequence[Row], default: float) -> float:
 
 
 def _unmoved(row: Row, first: Row) -> bool:
+    """Return whether samples are as far from the images, and as spread, as at the start; no, if no distance tells."""
+
     def ratio(name: str) -> float | None:
         value, start = row.get(name), first.get(name)
         return value / start if value is not None and start else None

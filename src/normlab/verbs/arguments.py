@@ -1,7 +1,7 @@
 """How the verbs read their words: argparse, but a mistake is one line, as everywhere."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +21,12 @@ def existing_folders(words: Iterable[str]) -> list[Path]:
             remedy = "name a run's folder, or one above it such as outputs"
             raise ConfigurationError(str(folder), "is no folder", remedy)
     return folders
+
+
+def other_keys(overrides: Iterable[str], taken: Collection[str]) -> list[str]:
+    """Return the keys of overrides that are none of those taken, nor below one."""
+    keys = [word.partition("=")[0].lstrip("+~") for word in overrides]
+    return [key for key in keys if not any(key == each or key.startswith(f"{each}.") for each in taken)]
 
 
 class Arguments(argparse.ArgumentParser):

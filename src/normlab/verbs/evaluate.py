@@ -11,8 +11,8 @@ from normlab.errors import DONE, Complaint, ConfigurationError
 from normlab.outputs import plain_json
 from normlab.outputs.run_dir import RunDir
 from normlab.reports import tables
-from normlab.reports.runs import METRICS
-from normlab.verbs.arguments import Arguments
+from normlab.reports.runs import MAIN_METRICS
+from normlab.verbs.arguments import Arguments, other_keys
 
 CHECKPOINT = "checkpoint"
 PICTURES = ("neighbours", "reconstructions")
@@ -49,10 +49,8 @@ def _planned(folder: Path, overrides: list[str], which: str) -> tuple[RunConfig,
     if not run_dir.exists():
         raise ConfigurationError(str(folder), "is not the folder of a run", "name a folder that holds a config.yaml")
     settings, complaints = composition.configure([f"resume={folder}", *overrides])
-    for word in overrides:
-        key = word.partition("=")[0].lstrip("+~")
-        if not any(key == taken or key.startswith(f"{taken}.") for taken in TAKEN):
-            complaints.append(Complaint(key, "cannot change a run that is scored", f"{', '.join(TAKEN)} may be given"))
+    for key in other_keys(overrides, TAKEN):
+        complaints.append(Complaint(key, "cannot change a run that is scored", f"{', '.join(TAKEN)} may be given"))
     if settings.evaluation.features == "none":
         complaints.append(Complaint("evaluation.features", "is none in this run", "give evaluation.features=auto"))
     return launching.checked(settings, complaints), run_dir, rescoring.steps_to_score(run_dir, which)
@@ -68,7 +66,7 @@ def _table(results: list[dict[str, Any]]) -> str:
     shown = (
         "step",
         "generator",
-        *METRICS,
+        *MAIN_METRICS,
         "kid",
         "kernel_distance",
         "precision",

@@ -8,9 +8,9 @@ from normlab import composition
 from normlab.assemble import REGISTRIES, import_plugins
 from normlab.config import RunConfig
 from normlab.errors import DONE, ConfigurationError
+from normlab.evaluation.features import FEATURES
 from normlab.outputs import plain_json
 from normlab.registry import unknown
-from normlab.scoring import FEATURES
 from normlab.settings import describe
 from normlab.verbs.arguments import Arguments, modules
 

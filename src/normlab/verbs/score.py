@@ -8,7 +8,7 @@ from normlab import assemble, composition, scoring
 from normlab.errors import DONE, Complaint
 from normlab.outputs import plain_json
 from normlab.reports import tables
-from normlab.verbs.arguments import Arguments
+from normlab.verbs.arguments import Arguments, other_keys
 
 TAKEN = ("evaluation", "dataset", "device", "threads", "plugins", "debug")
 
@@ -23,10 +23,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_intermixed_args(arguments)
     settings, complaints = composition.configure(options.overrides)
-    for word in options.overrides:
-        key = word.partition("=")[0].partition(".")[0].lstrip("+~")
-        if key not in TAKEN:
-            complaints.append(Complaint(key, "changes nothing in a score", f"leave it out; {', '.join(TAKEN)} matter"))
+    for key in other_keys(options.overrides, TAKEN):
+        complaints.append(Complaint(key, "changes nothing in a score", f"leave it out; {', '.join(TAKEN)} matter"))
     complaints += assemble.import_plugins(settings) + scoring.check_features(settings)
     composition.refuse(complaints)
     if settings.threads is not None:
