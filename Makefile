@@ -13,13 +13,13 @@ demo: $(READY) ## compare three normalizations on the embedded digits (a few min
 	$(BIN)/normlab train -m normalization=none,batch,spectral name=demo train.until='20 epochs'
 
 test: $(READY) ## run every test (about 11 minutes of 2 cores)
-	$(BIN)/pytest -n 3 -m ''
+	$(BIN)/pytest -n 3 --dist worksteal -m ''
 
 faults: $(READY) ## kill, damage and mislead it some 2,300 times; goes on where it stopped
 	$(BIN)/python -m tests.faults
 
 check: lint ## format, lint, types and the fast tests (a minute or two)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check src scripts tests

@@ -19,16 +19,6 @@ from normlab.data.digits import digits
 from normlab.evaluation import evaluator
 from normlab.outputs.plots import SpectraPicture
 
-# Here once, and not in every command line that is forked from this process.
-for name in (
-    *("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify"),
-    # What they import when it is needed; torch's compiler is what the first optimizer brings.
-    *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.image.fid", "torchmetrics.image.inception"),
-):
-    importlib.import_module(name)
-# What they would all make for themselves: Hydra's grammar, and the digits at the size that networks take.
-composition.compose([])
-digits()
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -39,6 +29,20 @@ class Result(NamedTuple):
     exit_code: int
     stdout: str
     stderr: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """Do once what every command line that is forked from here would do; not where tests are only handed out."""
+    for name in (
+        *("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify"),
+        # What they import when it is needed; torch's compiler is what the first optimizer brings.
+        *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.image.fid", "torchmetrics.image.inception"),
+    ):
+        importlib.import_module(name)
+    # What they would all make for themselves: Hydra's grammar, and the digits at the size that networks take.
+    composition.compose([])
+    digits()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,5 @@
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -26,6 +25,14 @@ def benchmark() -> ModuleType:
     sys.modules["benchmark"] = module  # where dataclasses look up the hints of their fields
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def quick(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let benchmarks warm up for two steps and have a row every five, and keep their log out of the tests' own."""
+    monkeypatch.setattr(benchmark, "WARM_UP", 2)
+    monkeypatch.setattr(benchmark, "LOG_EVERY", 5)
+    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
 
 
 def report_with_control(benchmark: ModuleType, control: float):
@@ -91,7 +98,7 @@ def test_work_counts_convolutions_their_wanted_gradients_and_optimizer_steps(ben
 
 
 def test_unequal_work_prints_both_counts_and_no_ratio(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    benchmark: ModuleType, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     plain = benchmark.BareLoop.train
 
@@ -100,8 +107,6 @@ def test_unequal_work_prints_both_counts_and_no_ratio(
         plain(self, steps)
 
     monkeypatch.setattr(benchmark.BareLoop, "train", twice)
-    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
-    monkeypatch.setattr(benchmark, "WARM_UP", 2)
     assert benchmark.main(list(TINY)) == 1
     output = capsys.readouterr()
     assert output.out == ""
@@ -138,35 +143,35 @@ def test_a_window_holds_each_row_that_is_due_in_it(benchmark: ModuleType, tmp_pa
     windows.close()
 
 
-@pytest.mark.slow
-def test_the_command_prints_one_object_and_leaves_no_run_behind(tmp_path: Path):
-    environment = {**os.environ, "NORMLAB_OUTPUTS": str(tmp_path / "outputs")}
-    command = [sys.executable, str(SCRIPT), *TINY, "--json"]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    values = json.loads(result.stdout)
-    assert result.returncode == (0 if 0.97 <= values["control"] <= 1.03 else 5)
+def test_the_trainer_is_told_against_the_bare_loop(
+    benchmark: ModuleType, quick: None, outputs: Path, capsys: pytest.CaptureFixture[str]
+):
+    code = benchmark.main([*TINY, "--steps", "5", "--json"])
+    values = json.loads(capsys.readouterr().out)
+    assert code == (0 if 0.97 <= values["control"] <= 1.03 else 5)
     assert values["low"] <= values["ratio"] <= values["high"]
     assert values["rounds"] == 2
     assert values["cpu_milliseconds_per_step"]["bare"] > 0
     assert values["convolutions_and_optimizer_steps"]["Adam step of 8 tensors"] == 1
     assert values["environment"]["threads"] == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list(outputs.parent.iterdir()) == []
 
 
 SMALL = ("architecture.width=4", "train.batch_size=4", "evaluation=none")
 
 
-def test_what_saving_costs_is_a_share_of_the_steps_between_two_checkpoints(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
-    monkeypatch.setattr(benchmark, "WARM_UP", 2)
-    benchmark.main(["saving", "--json", "--rounds", "2", *SMALL, "every.checkpoint=8 images"])
-    values = json.loads(capsys.readouterr().out)
+@pytest.mark.slow
+def test_the_command_prints_one_object_and_leaves_no_run_behind(outputs: Path):
+    """Of what saving costs: a share of the steps between two checkpoints."""
+    command = [sys.executable, str(SCRIPT), "saving", "--json", "--rounds", "2", *SMALL, "every.checkpoint=8 images"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    values = json.loads(result.stdout)
     saving, training = values["seconds"]["saving"]["cpu"], values["seconds"]["training"]["cpu"]
+    assert result.returncode == (0 if 0.97 <= values["control"] <= 1.03 else 5)
     assert values["steps_between"] == 2
     assert values["share"] == pytest.approx(saving / (saving + training))
     assert values["checkpoint_bytes"] > 10_000
+    assert list(outputs.parent.iterdir()) == []
 
 
 def test_saving_every_so_many_minutes_is_no_number_of_steps(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]):
@@ -175,10 +180,8 @@ def test_saving_every_so_many_minutes_is_no_number_of_steps(benchmark: ModuleTyp
 
 
 def test_what_monitors_cost_is_a_share_of_the_steps_between_two_measurements(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    benchmark: ModuleType, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
-    monkeypatch.setattr(benchmark, "WARM_UP", 2)
     rows: dict[str, list[bool]] = {"with": [], "without": [], "again": []}
     append = JsonLines.append
 
@@ -188,12 +191,13 @@ def test_what_monitors_cost_is_a_share_of_the_steps_between_two_measurements(
         append(self, row)
 
     monkeypatch.setattr(JsonLines, "append", noting_append)
-    benchmark.main(["monitors", "--json", "--rounds", "1", *SMALL, "every.spectra=400 images"])
+    rates = ["every.log=5 steps", "every.spectra=40 images"]
+    benchmark.main(["monitors", "--json", "--rounds", "1", "--steps", "5", *SMALL, *rates])
     values = json.loads(capsys.readouterr().out)
     monitored, bare, measuring = (values["seconds"][name]["cpu"] for name in ("with", "without", "measuring"))
 
     assert rows == {"with": [True], "without": [False], "again": [False]}
-    assert values["steps_between"] == 100
+    assert values["steps_between"] == 10
     assert values["ratio"] == pytest.approx((2 * monitored + measuring) / (2 * bare))
 
 
@@ -208,7 +212,9 @@ def test_memory_is_followed_over_a_whole_run(
     monkeypatch.setattr(benchmark, "open_log", lambda path: None)
     held = iter(range(10**6))
     monkeypatch.setattr(benchmark, "resident_bytes", lambda: next(held))
-    assert benchmark.main(["memory", "--json", "--steps", "40", *SMALL]) == 0
+    # A run that does something beside training now and then, and not every step, which takes many times as long.
+    rates = [f"every.{what}=20 steps" for what in ("sample", "checkpoint", "spectra")]
+    assert benchmark.main(["memory", "--json", "--steps", "40", *SMALL, *rates]) == 0
     values = json.loads(capsys.readouterr().out)
     assert len(values["most_bytes_by_tenths"]) == 10
     assert values["growth_bytes"] == values["most_bytes_by_tenths"][-1] - values["most_bytes_by_tenths"][2] > 0

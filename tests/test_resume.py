@@ -34,11 +34,11 @@ ALL = ["none", "batch", "instance", "layer", "group", "weight", "spectral"]
 BUSY = [
     "architecture.width=4",
     "train.batch_size=8",
-    "train.until=30 steps",
+    "train.until=20 steps",
     "every.log=5 steps",
-    "every.sample=15 steps",
+    "every.sample=10 steps",
     "every.checkpoint=4 steps",
-    "every.evaluate=15 steps",
+    "every.evaluate=10 steps",
     "every.spectra=10 steps",
     "evaluation.samples=50",
 ]
@@ -114,7 +114,7 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
     monkeypatch.setenv("NORMLAB_OUTPUTS", str(tmp_path / "killed"))
     (tmp_path / "killed").mkdir()
     moments = random.Random(f"{technique} {ema}")
-    saved = sorted(moments.sample(range(0, 20, 4), 2))
+    saved = sorted(moments.sample(range(0, 16, 4), 2))
     codes = [kill_beyond(step, moments.uniform(0, 0.1), tmp_path / "killed", *words) for step in saved]
     finished = normlab(*words)
 
@@ -126,7 +126,7 @@ def test_killed_and_started_again_a_run_ends_in_the_same_state(
         assert steps(killed / name) == steps(straight / name)
         assert rows_without_time(killed / name) == rows_without_time(straight / name)
     grids = sorted(path.name for path in (straight / "samples").iterdir())
-    assert grids == ["step_00000000.png", "step_00000015.png", "step_00000030.png"]
+    assert grids == ["step_00000000.png", "step_00000010.png", "step_00000020.png"]
     assert all((killed / "samples" / name).read_bytes() == (straight / "samples" / name).read_bytes() for name in grids)
     assert 1 <= json.loads((killed / "status.json").read_text())["resumes"] <= 2
 

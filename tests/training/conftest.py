@@ -1,5 +1,6 @@
 """A step on a small synthetic data set, built from a configuration as a run builds it."""
 
+import copy
 from collections.abc import Callable
 from functools import cache
 
@@ -23,10 +24,21 @@ def synthetic_dataset() -> Dataset:
 
 
 @cache
-def chosen(words: tuple[str, ...]) -> config.Tree:
-    """Return the tree of overrides that choose parts; once for the same ones, since composing takes a while."""
+def composed(*words: str) -> config.Tree:
     tree, complaints = composition.compose([*words])
     assert not complaints
+    return tree
+
+
+def chosen(words: list[str]) -> config.Tree:
+    """Return the tree of overrides that choose parts, each composed alone and once, since that takes a while."""
+    tree = copy.deepcopy(composed())
+    for word in sorted(words, key=lambda word: word.partition("=")[0].count(".")):  # a slot's after its group's
+        *path, last = word.partition("=")[0].split(".")
+        source, target = composed(word), tree
+        for name in path:
+            source, target = source[name], target[name]
+        target[last] = source[last]
     return tree
 
 
@@ -38,7 +50,7 @@ def chooses(word: str) -> bool:
 @cache
 def checked(words: tuple[str, ...]) -> config.RunConfig:
     """Return the configuration of overrides that hold."""
-    tree = chosen(tuple(filter(chooses, words)))
+    tree = chosen([*filter(chooses, words)])
     tree, complaints = composition.override(tree, [word for word in words if not chooses(word)])
     settings, more = config.read(tree)
     assert not complaints + more

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch_fidelity import fidelity
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
@@ -99,7 +99,11 @@ def test_scores_equal_torch_fidelity(
 
 @pytest.mark.slow
 def test_published_scores_equal_the_command_line_of_torch_fidelity(
-    normlab: Command, tmp_path: Path, inception_weights: Path
+    normlab: Command,
+    tmp_path: Path,
+    inception_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     """At the last layer, and the Inception score of one split."""
     real = make_images(tmp_path / "real", 6, size=(32, 32))
@@ -107,13 +111,16 @@ def test_published_scores_equal_the_command_line_of_torch_fidelity(
     found = score(normlab, real, fake, "evaluation.splits=1", f"evaluation.weights={inception_weights}")
 
     layers = [word for metric in ("fid", "kid", "prc") for word in (f"--feature-layer-{metric}", "2048")]
-    command = ["-m", "torch_fidelity.fidelity", "--input1", str(fake), "--input2", str(real)]
+    command = ["fidelity", "--input1", str(fake), "--input2", str(real)]
     command += ["--fid", "--kid", "--prc", "--isc", "--kid-subsets", "1", "--kid-subset-size", "6", "--isc-splits", "1"]
     command += ["--feature-extractor", "inception-v3-compat", *layers]
     command += ["--feature-extractor-weights-path", str(inception_weights)]
     command += ["--cpu", "--json", "--silent", "--no-cache", "--save-cpu-ram"]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
-    expected = json.loads(done.stdout[done.stdout.index("{") :])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which it sets itself, and would leave so
+    monkeypatch.setattr(sys, "argv", command)
+    fidelity.main()
+    said = capsys.readouterr().out
+    expected = json.loads(said[said.index("{") :])
 
     # The distance is itself below the sum of the traces and the squared length between the means.
     assert_equal(found, expected, traces=found["fid"], layer=2048)
