@@ -846,12 +846,12 @@ def gpu(arguments: argparse.Namespace) -> Report:
     peak = product_rate(device)
     rows: list[dict[str, Any]] = []
     controls: list[float] = []
-    for case in arguments.cases:
+    for case in arguments.case or CASES:
         size, words = CASES[case]
         words = [*words, f"train.batch_size={arguments.batch}", f"precision={arguments.precision}", "evaluation=none"]
 
         def step_of(technique: str, capture: str, size: int = size, words: list[str] = words) -> Step:
-            settings = run_settings([*words, f"normalization={technique}", f"train.capture={capture}"])
+            settings = run_settings(["device=cuda", *words, f"normalization={technique}", f"train.capture={capture}"])
             images = random_colours(size)
             return assemble.build_step(settings, images, assemble.open_batches(settings, images, device), device)
 
@@ -1006,7 +1006,7 @@ def _add_gpu(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=_positive, default=20, help="steps of a window")
     parser.add_argument("--batch", type=_positive, default=64)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="all by default")
+    parser.add_argument("--case", action="append", choices=CASES, help="may be given several times; all by default")
     parser.add_argument("techniques", nargs="*", metavar="TECHNIQUE", default=["spectral"], help="beside none")
 
 
