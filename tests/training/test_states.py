@@ -22,6 +22,12 @@ def test_a_generator_as_far_and_as_spread_as_at_the_start_is_untrained(distance:
     assert judge({"step": 9, distance: 1500.0, "relative_spread": 0.1}, [start]) is None
 
 
+def test_a_generator_that_has_moved_is_not_untrained_when_it_is_back_where_it_was():
+    back = {**START, "step": 9}
+    assert judge(back, [START]) == "untrained"
+    assert judge(back, [START, {**START, "step": 5, "fid": 10.0, "frechet_distance": 10.0}]) is None
+
+
 def test_a_generator_whose_samples_have_become_alike_is_collapsed():
     assert judge(row(relative_spread=0.02), [START, LEARNING, GOOD]) == "collapsed"
 

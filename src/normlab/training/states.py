@@ -26,11 +26,11 @@ LEAST_ROWS = 10  # of the log, before what never moved is called dead
 def judge(row: Row, earlier: Sequence[Row]) -> Literal["untrained", "collapsed"] | None:
     """Return what an evaluation says of a generator, given those before it of the same one; None if it is well.
 
-    untrained: it is at step 0, or its samples are as far from the images, and as spread, as at the start.  collapsed:
-    its samples are all but one, or hardly cover what they covered before.
+    untrained: it is at step 0, or its samples are as far from the images, and as spread, as at the start, and have been
+    so ever since.  collapsed: its samples are all but one, or hardly cover what they covered before.
     """
     first = next((before for before in earlier if before["step"] == 0), None)
-    if row["step"] == 0 or (first is not None and _unmoved(row, first)):
+    if row["step"] == 0 or (first is not None and all(_unmoved(each, first) for each in (*earlier, row))):
         return "untrained"
     spread, widest = row.get("relative_spread", 1.0), _most("relative_spread", earlier, default=1.0)
     coverage, best = row.get("coverage", 1.0), _most("coverage", earlier, default=0.0)
