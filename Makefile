@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check lint
+.PHONY: help demo test faults gpu check lint
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -12,11 +12,25 @@ help: ## list the targets
 demo: $(READY) ## compare three normalizations on the embedded digits (a few minutes of 2 cores)
 	$(BIN)/normlab train -m normalization=none,batch,spectral name=demo train.until='20 epochs'
 
-test: $(READY) ## run every test (about 11 minutes of 2 cores)
+test: $(READY) ## run every test (about 8 minutes of 2 cores)
 	$(BIN)/pytest -n 3 --dist worksteal -m ''
 
 faults: $(READY) ## kill, damage and mislead it some 2,300 times; goes on where it stopped
 	$(BIN)/python -m tests.faults
+
+GPU_CASES := dcgan_32 dcgan_64 sngan_cnn sngan_resnet sngan_resnet_5
+TECHNIQUES := $(filter-out none conditional_batch,$(basename $(notdir $(wildcard configs/technique/*.yaml))))
+
+gpu: $(READY) $(GPU_CASES:%=outputs/gpu/%.json) outputs/gpu/techniques.json ## on a GPU: tests and speeds; goes on where it stopped
+	$(BIN)/pytest -n 4 -m '' tests/training/test_capture.py tests/data/test_batches.py
+
+outputs/gpu/%.json: | $(READY)
+	@mkdir -p $(@D)
+	$(BIN)/python scripts/benchmark.py gpu --json --case $* > $@.part && mv $@.part $@
+
+outputs/gpu/techniques.json: | $(READY)
+	@mkdir -p $(@D)
+	$(BIN)/python scripts/benchmark.py gpu --json --case dcgan_64 $(TECHNIQUES) > $@.part && mv $@.part $@
 
 check: lint ## format, lint, types and the fast tests (a minute or two)
 	$(BIN)/pytest -n 2 --dist worksteal

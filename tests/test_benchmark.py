@@ -228,4 +228,4 @@ def test_the_cost_of_a_technique_is_against_none(benchmark: ModuleType, capsys: 
     assert code in (0, 5)  # a window this short is noisy
     assert set(told["ratios"]) == {"weight", "spectral"}
     operations = told["operations_per_step"]
-    assert operations["none"] < operations["weight"] < operations["spectral"]
+    assert operations["none"] < min(operations["weight"], operations["spectral"])

@@ -3,7 +3,8 @@
 import copy
 import io
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from normlab.networks import Network
 from normlab.normalizations import TECHNIQUES
+from normlab.normalizations.spectral import SpectralNorm
 from normlab.outputs.checkpoints import state_digest
 from normlab.training.optimizers import OPTIMIZERS
 from normlab.training.step import describe_scores
@@ -140,19 +142,21 @@ def test_each_network_moves_in_its_own_update_alone(build_step: BuildStep) -> No
     assert all(torch.equal(before[name], value) for name, value in discriminator.state_dict().items())
 
 
-def test_power_iterations_advance_once_per_own_update(build_step: BuildStep) -> None:
+def test_power_iterations_advance_once_per_own_update(build_step: BuildStep, monkeypatch: pytest.MonkeyPatch) -> None:
     step = build_step("normalization=both/spectral", "train.discriminator_steps=3")
-    counts = dict.fromkeys(("generator", "discriminator"), 0)
-    for name in counts:
-        for _, layer in getattr(step.state, name).layers():
-            assert layer.reparametrization is not None
-            original = layer.reparametrization.advance
+    owners = {
+        part: name
+        for name in ("generator", "discriminator")
+        for _, _, part in getattr(step.state, name).reparametrized()
+    }
+    counts: Counter[str] = Counter()
+    iterate_all = SpectralNorm.iterate_all
 
-            def counted(weight: Tensor, name: str = name, original: Any = original) -> None:
-                counts[name] += 1
-                original(weight)
+    def counted(parts: Sequence[SpectralNorm], weights: Sequence[Tensor], times: int) -> None:
+        counts.update(owners[part] for part in parts for _ in range(times))
+        iterate_all(parts, weights, times)
 
-            layer.reparametrization.advance = counted
+    monkeypatch.setattr(SpectralNorm, "iterate_all", counted)
     step.take()
 
     assert counts == {"generator": 4, "discriminator": 3 * 4}  # of 4 layers each
