@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from normlab import assemble, launching
@@ -929,11 +929,23 @@ def product_rate(device: torch.device) -> float:
     return 10 * 2 * PRODUCT**3 / statistics.median(window.wall for window in seconds)
 
 
+class Flops(TorchDispatchMode):
+    """Counts what convolutions and products compute in a block; torch's own counter cannot follow `autograd.grad`."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def floating_operations(step: Step) -> int:
     """Return how many operations the convolutions and products of a step make, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
+    with Flops() as flops:
         step.take()
-    return counter.get_total_flops()
+    return flops.total
 
 
 def kernel_launches(step: Step) -> int:
