@@ -52,7 +52,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "schedule": SCHEDULES,
 }
 LARGEST_SIDE = 1000  # of images that a run's folder may claim to have been trained on
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def import_plugins(config: RunConfig) -> list[Complaint]:
@@ -153,6 +154,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
+def set_float32_precision(precision: str) -> None:
+    """Let a GPU compute products and convolutions of float32 in TensorFloat-32 where that is asked for, and only there.
+
+    Left to itself torch lets convolutions do so.
+    """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    products.fp32_precision = convolutions.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+
+
 def image_spec(dataset: Dataset) -> ImageSpec:
     """Return what networks are built for, to train on a data set."""
     return ImageSpec(*dataset.image_shape, dataset.classes)
@@ -182,8 +192,8 @@ def build_state(config: RunConfig, image: ImageSpec, device: torch.device, fit: 
     generator, discriminator = build_generator(config, image), build_discriminator(config, image)
     initialise(generator, initialisation, config.seed, "generator")
     initialise(discriminator, initialisation, config.seed, "discriminator")
-    generator.to(device)
-    discriminator.to(device)
+    for network in (generator, discriminator):
+        network.to(device).to(memory_format=MEMORY_FORMATS[config.memory_format])  # pyright: ignore[reportCallIssue]
     if fit is not None:
         fit(generator, discriminator)
     return TrainState(
@@ -449,9 +459,15 @@ def _check_device(config: RunConfig) -> list[Complaint]:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         here = f"this machine has {torch.cuda.device_count()} that torch can use"
         return [Complaint("device", f"there is no GPU for '{config.device}'; {here}", "choose device=cpu or auto")]
-    if config.train.capture == "graph" and device.type != "cuda":
-        return [Complaint("train.capture", f"graph is of GPUs, and the device is {device}", "choose auto or none")]
-    return []
+    of_gpus = (
+        ("train.capture", config.train.capture, "graph", "choose auto or none"),
+        ("precision", config.precision, "tf32", "choose fp32 or bf16"),
+    )
+    return [
+        Complaint(where, f"{chosen} is of GPUs, and the device is {device}", remedy)
+        for where, chosen, value, remedy in of_gpus
+        if chosen == value and device.type != "cuda"
+    ]
 
 
 def generator_metadata(config: RunConfig, image: ImageSpec, step: int) -> dict[str, str]:

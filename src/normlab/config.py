@@ -140,7 +140,8 @@ class RunConfig:
     name: FolderName = "default"
     seed: Annotated[int, Range(least=0, most=2**63 - 1)] = 0
     device: Device = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     dataset: Part = Part(name="digits")
     architecture: Part = Part(name="dcgan")
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)

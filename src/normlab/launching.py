@@ -92,6 +92,7 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
     stop = Stop(None if settings.train.time_limit is None else 60 * settings.train.time_limit.value)
     # Before anything is computed, and the same when the run goes on: sums depend on it.
     torch.set_num_threads(threads_of(settings, run_dir))
+    assemble.set_float32_precision(settings.precision)
     device = assemble.choose_device(settings.device)
     materials = _gather(settings, device)
     _require_room(settings, materials.dataset, run_dir, device)

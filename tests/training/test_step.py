@@ -106,6 +106,27 @@ def test_saving_and_loading_changes_no_bit_under_any_optimizer(build_step: Build
     assert state_digest(second.state.state_dict()) == state_digest(straight.state.state_dict())
 
 
+@pytest.mark.parametrize("technique", ALL)
+def test_channels_last_is_the_same_step_to_rounding_and_resumes_to_the_bit(
+    build_step: BuildStep, technique: str
+) -> None:
+    words = [*both(technique), "optimizer=sgd", "optimizer.momentum=0.5"]
+    contiguous = build_step(*words)
+    straight, first, second = (build_step(*words, "memory_format=channels_last") for _ in range(3))
+    expected = contiguous.take()
+    for name, value in straight.take().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+    straight.take()
+    first.take()
+    second.state.load_state_dict(reload(first.state.state_dict()))
+    second.take()
+
+    assert state_digest(second.state.state_dict()) == state_digest(straight.state.state_dict())
+    for network in (second.state.generator, second.state.discriminator):
+        maps = [layer.layer.weight for _, layer in network.layers() if layer.layer.weight.dim() == 4]
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in maps)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_a_non_finite_loss_masks_that_update_and_all_later_ones(build_step: BuildStep, optimizer: str) -> None:
     step = build_step(f"optimizer={optimizer}", "normalization=none", "ema.decay=0.5")

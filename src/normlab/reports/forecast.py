@@ -72,8 +72,10 @@ def _comparable(one: RunConfig, other: RunConfig) -> bool:
         leaves = dict(config.flatten({"dataset": config.write(part)}))
         return {key: value for key, value in leaves.items() if key not in _ELSEWHERE}
 
-    same_data = data(one.dataset) == data(other.dataset)
-    return same_data and (one.architecture, one.precision) == (other.architecture, other.precision)
+    def computed(settings: RunConfig) -> tuple[object, ...]:
+        return settings.architecture, settings.precision, settings.memory_format, settings.train.capture
+
+    return data(one.dataset) == data(other.dataset) and computed(one) == computed(other)
 
 
 def _pair(settings: RunConfig) -> tuple[str, str, int, int]:
