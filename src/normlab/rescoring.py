@@ -70,12 +70,17 @@ def score_again(config: RunConfig, run_dir: RunDir, steps: list[int], pictures: 
             own.generator.load_state_dict(state[name])
             place = {"step": step, "images_seen": state["images_seen"], "generator": kind}
             asked = {**place, "protocol": scorer.evaluator.protocol, "of_repeats": config.evaluation.repeats}
-            row = next((row for row in kept.rows() if asked.items() <= row.items()), None)
+            row = next((row for row in kept.rows() if asked.items() <= row.items() and _is_whole(row)), None)
             if row is None:
                 row = {**asked, **(scorer(own.generator, never) or {})}
                 kept.append(row)
             more = draw(scorer.evaluator, own.generator, run_dir.samples, f"{kind}_{step:08d}") if pictures else {}
             yield {**row, **more}
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    """Return whether memory sufficed for every score of a row."""
+    return "out_of_memory" not in row["flags"] and None not in row.values()
 
 
 def draw(evaluator: Evaluator, generator: Generator, folder: Path, name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from normlab.data.sources import DATASETS
 from normlab.evaluation.classifier import accuracy, open_classifier
 from normlab.evaluation.evaluator import Evaluator
 from normlab.evaluation.features import open_features
+from normlab.training.states import judge
 
 CPU = torch.device("cpu")
 COUNT = 400  # images of each set
@@ -51,6 +52,9 @@ def test_scores_move_as_classes_are_taken_away(mnist: Dataset):
 
     def falls(name: str) -> bool:
         return all(after < before for before, after in zip(found[name], found[name][1:], strict=False))
+
+    every, single = ({"step": 1, **{name: values[place] for name, values in found.items()}} for place in (0, -1))
+    assert judge(single, [every]) == "collapsed"
 
     # What is missing is far away from what is there.
     assert falls("classifier_score")

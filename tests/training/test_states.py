@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from normlab.training.states import has_moved, is_dead, judge
@@ -7,7 +9,7 @@ LEARNING = {"step": 50, "frechet_distance": 900.0, "relative_spread": 0.5, "cove
 GOOD = {"step": 100, "frechet_distance": 20.0, "relative_spread": 0.9, "coverage": 0.7}
 
 
-def row(**values: float) -> dict[str, float]:
+def row(**values: Any) -> dict[str, Any]:
     return {"step": 150, "frechet_distance": 300.0, "relative_spread": 0.8, "coverage": 0.5, **values}
 
 
@@ -15,17 +17,39 @@ def test_a_generator_at_the_start_is_untrained_and_not_collapsed():
     assert judge(START, []) == "untrained"
 
 
-@pytest.mark.parametrize("distance", ["frechet_distance", "fid"])
-def test_a_generator_as_far_and_as_spread_as_at_the_start_is_untrained(distance: str):
+@pytest.mark.parametrize("distance", ["fid", "frechet_distance"])
+def test_a_generator_that_was_never_nearer_than_at_the_start_is_untrained(distance: str):
     start = {"step": 0, distance: 1800.0, "relative_spread": 0.14}
-    assert judge({"step": 9, distance: 1700.0, "relative_spread": 0.1}, [start]) == "untrained"
-    assert judge({"step": 9, distance: 1500.0, "relative_spread": 0.1}, [start]) is None
+    far = {"step": 9, distance: 1700.0, "relative_spread": 0.1}
+    assert judge(far, [start]) == "untrained"
+    assert judge({**far, distance: 1500.0}, [start]) is None
+    assert judge({**far, "step": 18}, [start, {**far, distance: 1500.0}]) is None  # it has been nearer
 
 
-def test_a_generator_that_has_moved_is_not_untrained_when_it_is_back_where_it_was():
-    back = {**START, "step": 9}
-    assert judge(back, [START]) == "untrained"
-    assert judge(back, [START, {**START, "step": 5, "fid": 10.0, "frechet_distance": 10.0}]) is None
+def test_a_generator_without_batch_norm_is_not_collapsed_where_its_little_spread_goes_up_and_down():
+    """As measured with weight normalization in the generator, on digits, before it learned."""
+    measured = ((0, 2632, 0.0039), (23, 2944, 0.0114), (45, 2290, 0.0288), (68, 2706, 0.0049))
+    rows = [
+        {"step": step, "frechet_distance": distance, "relative_spread": spread, "coverage": 0.0}
+        for step, distance, spread in measured
+    ]
+    assert [judge(row, rows[:place]) for place, row in enumerate(rows)] == ["untrained", "untrained", None, None]
+    assert judge({**rows[-1], "step": 90, "relative_spread": 1e-4}, rows) == "collapsed"
+
+
+def test_one_sample_that_comes_nearer_is_collapsed_though_there_never_were_two():
+    start = {"step": 0, "frechet_distance": 2600.0, "relative_spread": 0.0}
+    assert judge({**start, "step": 9}, [start]) == "untrained"
+    assert judge({**start, "step": 9, "frechet_distance": 2000.0}, [start]) == "collapsed"
+
+
+def test_evaluations_by_another_protocol_or_with_flags_are_no_measure():
+    few = row(coverage=0.02, flags=["few_samples"], protocol="20")
+    good = {**GOOD, "protocol": "2000", "coverage": 0.86}
+    assert judge(few, [good]) is None
+    assert judge({**few, "protocol": "2000"}, [good]) is None
+    assert judge(row(coverage=0.02, protocol="2000"), [{**good, "flags": ["few_samples"]}]) is None
+    assert judge(row(coverage=0.02, protocol="2000"), [good]) == "collapsed"
 
 
 def test_a_generator_whose_samples_have_become_alike_is_collapsed():
@@ -43,8 +67,8 @@ def test_a_generator_that_begins_with_little_spread_is_not_collapsed():
 
 
 def test_a_generator_that_has_lost_what_it_covered_is_collapsed():
-    assert judge(row(coverage=0.06), [START, LEARNING, GOOD]) == "collapsed"
-    assert judge(row(coverage=0.08), [START, LEARNING, GOOD]) is None
+    assert judge(row(coverage=0.11), [START, LEARNING, GOOD]) == "collapsed"  # one digit of ten covers a sixth or so
+    assert judge(row(coverage=0.2), [START, LEARNING, GOOD]) is None
     assert judge(row(coverage=0.0), [START, LEARNING]) is None  # there was nothing to lose
 
 

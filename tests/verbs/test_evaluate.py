@@ -3,7 +3,8 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.training.trainer import Trainer
 from normlab.verbs.evaluate import PICTURES
+from normlab.verbs.evaluate import _table as table
 from tests.conftest import Command, result, start
 
 # Two steps of a tiny network on the embedded digits, with an average, scored at each by more samples than dimensions.
@@ -66,6 +68,36 @@ def test_another_protocol_is_another_row(normlab: Command, outputs: Path):
     assert [(row["step"], row["generator"]) for row in evaluations] == [
         (step, name) for step in (0, 1, 2) for name in ("live", "averaged")
     ]
+
+
+def test_each_protocol_has_a_table_of_its_own_with_the_noise_of_repeats(normlab: Command, outputs: Path):
+    run = trained(normlab, outputs)
+    rows = [rows_of(normlab("evaluate", str(run), "--json", *more)) for more in ([], ["evaluation.samples=140"])]
+    told = table([{"run": str(run), "rows": [*rows[0], *rows[1]]}]).split("\n\n")
+    assert [part.partition("\n")[0] for part in told] == [f"protocol: {own[0]['protocol']}" for own in rows]
+
+    assert "noise" not in "".join(told)
+    assert "noise" in normlab("evaluate", str(run), "evaluation.repeats=2").stdout
+
+
+def test_scores_that_memory_was_too_small_for_are_made_again(normlab: Command, outputs: Path):
+    run = trained(normlab, outputs)
+    rows = rows_of(normlab("evaluate", str(run), "--json"))
+    kept = RunDir(run).scores
+    kept.write_text("".join(json.dumps({**row, "kernel_distance": None}) + "\n" for row in rows))
+    assert rows_of(normlab("evaluate", str(run), "--json")) == rows
+    assert len(JsonLines(kept).rows()) == 2 * len(rows)
+
+
+def test_the_best_is_of_one_protocol():
+    def row(step: int, distance: float, protocol: str) -> dict[str, Any]:
+        return {"step": step, "generator": "live", "flags": [], "protocol": protocol, "frechet_distance": distance}
+
+    rows = [row(0, 140.0, "classifier"), row(1, 0.002, "inception-64"), row(2, 0.001, "inception-64")]
+    told = SimpleNamespace(recorder=SimpleNamespace(evaluations=lambda: rows), judged="live")
+    assert Trainer.best(cast(Trainer, told)) == rows[2]
+    rows.append(row(3, 150.0, "classifier"))
+    assert Trainer.best(cast(Trainer, told)) == rows[0]
 
 
 def test_pictures_lie_beside_the_samples(normlab: Command, outputs: Path):

@@ -219,11 +219,15 @@ class Trainer:
         return "live" if self.state.averaged is None else "averaged"
 
     def best(self) -> dict[str, Any] | None:
-        """Return the evaluation of the lowest Fréchet distance so far, of those without flags, if there is any."""
+        """Return the evaluation of the lowest Fréchet distance so far, if there is any.
+
+        Of those without flags, and by the protocol of the last: a distance by another is another quantity.
+        """
+        rows = [row for row in self.recorder.evaluations() if row["generator"] == self.judged]
         distances = [
             (distance, row)
-            for row in self.recorder.evaluations()
-            if row["generator"] == self.judged and not row["flags"]
+            for row in rows
+            if not row["flags"] and row["protocol"] == rows[-1]["protocol"]
             for distance in (row[name] for name in DISTANCES if row.get(name) is not None)
         ]
         return min(distances, key=lambda pair: pair[0], default=(0, None))[1]

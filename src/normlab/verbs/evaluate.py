@@ -1,6 +1,7 @@
 """`normlab evaluate RUN...`: score the checkpoints of runs again, by their own protocol or another."""
 
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -62,25 +63,38 @@ def _scored(settings: RunConfig, run_dir: RunDir, steps: list[int], pictures: bo
     return list(rescoring.score_again(settings, run_dir, steps, pictures))
 
 
-def _table(results: list[dict[str, Any]]) -> str:
-    shown = (
-        "step",
-        "generator",
-        *MAIN_METRICS,
-        "kid",
-        "kernel_distance",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
+SHOWN = (
+    *("step", "generator", *MAIN_METRICS, "kid", "kernel_distance", "precision", "recall", "density", "coverage"),
+    *(
+        "relative_spread",
+        "modes",
+        "good_share",
+        "kl_to_uniform",
+        "reconstruction_error",
         "authenticity",
+        "noise",
         "flags",
-    )
-    rows = [
-        {"run": Path(result["run"]).name, **{key: row[key] for key in shown if key in row}}
-        for result in results
-        for row in result["rows"]
+    ),
+)
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    """Return a table for each protocol, as values of two are not to be compared, and where pictures lie."""
+    tables_of: dict[str, list[dict[str, Any]]] = {}
+    pictures: list[str] = []
+    for result in results:
+        for row in result["rows"]:
+            told = row | _noise(row)
+            shown = {"run": Path(result["run"]).name, **{key: told[key] for key in SHOWN if key in told}}
+            tables_of.setdefault(row["protocol"], []).append(shown)
+            pictures += [row[name] for name in PICTURES if name in row]
+    lines = [
+        line for protocol, rows in tables_of.items() for line in (f"protocol: {protocol}", tables.render(rows), "")
     ]
-    pictures = [row[name] for result in results for row in result["rows"] for name in PICTURES if name in row]
-    protocols = sorted({row["protocol"] for result in results for row in result["rows"]})
-    return "\n".join([tables.render(rows), *(f"protocol: {protocol}" for protocol in protocols), *pictures])
+    return "\n".join([*lines[:-1], *pictures])
+
+
+def _noise(row: dict[str, Any]) -> dict[str, float]:
+    """Return the standard deviation over repeats of the first of the main metrics that a row has, if it has any."""
+    repeats = row.get("repeats", {})
+    return next(({"noise": stdev(repeats[name])} for name in MAIN_METRICS if len(repeats.get(name, ())) > 1), {})
