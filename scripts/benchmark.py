@@ -47,8 +47,11 @@ from normlab.composition import configure
 from normlab.config import RunConfig
 from normlab.data.images import Dataset, Images
 from normlab.errors import DONE, ConfigurationError, NormlabError
-from normlab.evaluation.frechet import Moments
+from normlab.evaluation.classes import classifier_score
+from normlab.evaluation.frechet import Moments, frechet_distance
 from normlab.evaluation.inception import InceptionFeatures
+from normlab.evaluation.kernel import kernel_distance
+from normlab.evaluation.manifold import overlap
 from normlab.evaluation.statistics import Pass, RealStatistics, pass_over, scores
 from normlab.normalizations import TECHNIQUES
 from normlab.outputs.environment import describe_environment
@@ -775,6 +778,16 @@ def evaluation(arguments: argparse.Namespace) -> Report:
         },
         arguments.rounds,
     )
+    each = time_rounds(
+        {
+            "fid": lambda: frechet_distance(of_real.moments, fake.moments, of_real.factor),
+            "inception_score": lambda: classifier_score(fake.logits, 10),
+            "kid": lambda: kernel_distance(of_real.kept, fake.kept, of_real.within),
+            "precision, recall, density, coverage": lambda: overlap(of_real.kept, fake.kept, of_real.balls),
+        },
+        3,
+    )
+    of_each = {name: statistics.median(window.cpu for window in windows) for name, windows in each.items()}
     cpu = {name: [window.cpu for window in windows] for name, windows in seconds.items()}
     share = arguments.samples / arguments.images
     together = [share * passing + scoring for passing, scoring in zip(cpu["pass"], cpu["scores"], strict=True)]
@@ -788,6 +801,7 @@ def evaluation(arguments: argparse.Namespace) -> Report:
         **{"control": control.median, "control_low": control.low, "control_high": control.high},
         **chosen,
         "seconds": medians,
+        "seconds_of_each": of_each,
         "environment": describe_environment(CPU, "fp32"),
     }
     lines = [
@@ -796,6 +810,7 @@ def evaluation(arguments: argparse.Namespace) -> Report:
         f"  noise control  {control}  (the pass against itself)",
         f"  a pass over {arguments.images} images {medians['bare']:.2f} s, with moments and features kept "
         f"{medians['pass']:.2f} s; all scores {medians['scores']:.2f} s",
+        *(f"  {name}  {taken:.2f} s" for name, taken in of_each.items()),
     ]
     return Report(values, lines)
 

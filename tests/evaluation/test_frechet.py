@@ -108,3 +108,17 @@ def test_distance_leaves_its_arguments_as_they_are():
     assert frechet_distance(real, fake) == frechet_distance(real, fake)
     assert torch.equal(real.total, before[0])
     assert torch.equal(real.products, before[1])
+
+
+@pytest.mark.parametrize("different", [1, 5, 50])
+def test_distance_of_a_collapsed_set_is_exact_though_it_has_more_features_than_dimensions(different: int):
+    """Held against the singular values of the centred features themselves."""
+    d = 256
+    real, kinds = gaussian(600, d, seed=4), gaussian(different, d, seed=5)
+    fake = kinds[torch.arange(500) % different]
+    centred = [(features - features.mean(dim=0)) / (len(features) - 1) ** 0.5 for features in (real, fake)]
+    shared = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    traces = sum(part.square().sum() for part in centred)
+    expected = (real.mean(dim=0) - fake.mean(dim=0)).square().sum() + traces - 2 * shared
+    distance = frechet_distance(Moments.of(real), Moments.of(fake))
+    assert abs(distance - expected) < 1e-9 * traces

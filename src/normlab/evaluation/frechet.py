@@ -57,7 +57,9 @@ class Moments:
         if self.few is not None:
             return (self.few - self.mean) / (self.count - 1) ** 0.5
         values, vectors = torch.linalg.eigh(self.covariance)
-        varying = values > values[-1].clamp(min=0) * self.dimensions * torch.finfo(values.dtype).eps
+        # The covariance is a difference, which rounding leaves as far from 0 as the mean is large.
+        scale = values[-1].clamp(min=0) + self.mean @ self.mean
+        varying = values > scale * self.dimensions * torch.finfo(values.dtype).eps
         return values[varying].sqrt()[:, None] * vectors[:, varying].T
 
 
@@ -70,12 +72,13 @@ def frechet_distance(real: Moments, fake: Moments, factor: Tensor | None = None)
 
     On Inception-2015 features it is the FID. Both sets need two features or more; of fewer than dimensions it is exact,
     but biased. `factor` is that of the real ones, where it is at hand. With C = F' F the last trace is the sum of the
-    singular values of F1 F2'; of many features of the roots of the eigenvalues of F1 C2 F1', which are their squares.
+    singular values of F1 F2'; where the fakes vary in every dimension, that of the roots of the eigenvalues of
+    F1 C2 F1', which are their squares: of a collapsed set most are 0 but for rounding, whose roots are not.
     """
-    F1 = real.factor() if factor is None else factor
-    if fake.few is None:
+    F1, F2 = real.factor() if factor is None else factor, fake.factor()
+    if len(F2) == fake.dimensions:
         shared = torch.linalg.eigvalsh(F1 @ fake.covariance @ F1.T).clamp(min=0).sqrt().sum()
     else:
-        shared = torch.linalg.svdvals(F1 @ fake.factor().T).sum()
+        shared = torch.linalg.svdvals(F1 @ F2.T).sum()
     difference = real.mean - fake.mean
     return max(0.0, float(difference @ difference + real.covariance.trace() + fake.covariance.trace() - 2 * shared))

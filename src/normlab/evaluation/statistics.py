@@ -20,7 +20,7 @@ from normlab.randomness import stream
 log = logging.getLogger(__name__)
 
 # Part of the key of stored statistics: raise it whenever what they hold changes.
-RECIPE = 1
+RECIPE = 2
 
 
 class NonFiniteFeatures(Exception):
