@@ -25,8 +25,8 @@ def in_short(row: Mapping[str, Any]) -> str:
 class Run:
     """What a folder says of its run; `settings` and `status` are None where they are missing or cannot be read.
 
-    state: as in `status.json`, but `interrupted` for a run that says `running` while no process holds its folder, and
-    `broken` for one that cannot be read.
+    state: as in `status.json`, but `interrupted` for a run that says `running` while no process holds its folder,
+    `collapsed` for one that on_collapse=stop ended, and `broken` for one that cannot be read.
     """
 
     path: Path
@@ -74,6 +74,8 @@ def read_run(path: Path) -> Run:
     state = "broken" if settings is None or status is None else status.state
     if state == "running" and not run_dir.is_locked():
         state = "interrupted"
+    elif status is not None and state != "broken" and status.is_ended_by_collapse:
+        state = "collapsed"
     return Run(path, settings, status, state, JsonLines(run_dir.evaluations).rows())
 
 
