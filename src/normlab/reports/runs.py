@@ -49,6 +49,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """Return the row of the run in a table."""
         row: dict[str, Any] = {"state": self.state}
+        last, marks = self.last_evaluation(), list[str]()
         if self.settings is not None:
             row |= {"data": self.settings.dataset.name, "arm": self.settings.label, "seed": self.settings.seed}
         if self.status is not None:
@@ -57,9 +58,9 @@ class Run:
             if self.state == "running" and self.status.eta_seconds is not None:
                 row["left"] = duration(self.status.eta_seconds)
             marks = [*self.status.flags, *(f"{state} at {step:,}" for state, step in self.status.states.items())]
-            if marks:
-                row["marks"] = ", ".join(marks)
-        last = self.last_evaluation()
+        marks += last.get("flags") or ()  # of the scores that stand in the row
+        if marks:
+            row["marks"] = ", ".join(marks)
         return {**row, **{name: last[name] for name in MAIN_METRICS if name in last}}
 
 
