@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from normlab import config
-from normlab.config import NormalizationConfig, OptimizerConfig, Part, RunConfig
+from normlab.config import EvaluationConfig, NormalizationConfig, OptimizerConfig, Part, RunConfig
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines
 
@@ -286,6 +286,23 @@ def test_what_gives_no_numbers_is_listed(normlab: Command, study: Path) -> None:
     assert left_out["copy"] == f"the same settings and seed as {study / 'none1'}"
     assert all(name in shown.stdout for name in left_out)
     assert by_label(told["comparisons"][0])["G:batch D:none"]["states"] == {"done": 3, "failed": 1, "stopped": 1}
+
+
+def test_how_a_run_is_evaluated_is_told_by_the_protocol_and_not_by_its_arm(normlab: Command, study: Path) -> None:
+    few = EvaluationConfig(samples=20)
+    fabricate(study / "changed", arm("none", 3, evaluation=few), falling(1000))
+    fabricate(study / "other", arm("none", 0, evaluation=few), falling(1000), protocol="by few")
+    fabricate(study / "again", arm("none", 1, evaluation=few), falling(500)[:9])
+    fabricate(study / "begun.old-1", arm("none", 2), state="stopped")
+    told = json.loads(normlab("report", str(study), "--json").stdout)
+    by, by_few = sorted(told["comparisons"], key=lambda comparison: comparison["protocol"])
+
+    assert {label: each["states"] for label, each in by_label(by).items()} == {
+        "G:batch D:none": {"done": 4},
+        "G:batch D:spectral": {"done": 3},
+    }
+    assert (by_few["protocol"], list(by_label(by_few))) == ("by few", ["G:batch D:none"])
+    assert [Path(each["run"]).name for each in told["left_out"]] == ["again", "begun.old-1"]
 
 
 def test_settings_stand_in_a_label_where_they_differ(normlab: Command, tmp_path: Path) -> None:
