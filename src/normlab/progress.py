@@ -17,7 +17,7 @@ def ended(settings: RunConfig, run_dir: RunDir) -> Ending | None:
         return None
     if status.state == "diverged":
         return "diverged"
-    if status.state == "stopped" and "collapsed" in status.states and settings.on_collapse == "stop":
+    if status.is_ended_by_collapse and settings.on_collapse == "stop":
         return "collapsed"
     last = last_step(settings, run_dir)
     return "done" if status.state == "done" and last is not None and status.step >= last else None

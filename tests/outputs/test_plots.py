@@ -46,13 +46,29 @@ def ink(path):
 def test_whatever_the_rows_a_picture_of_modest_size_is_drawn(tmp_path, drawn, caplog):
     SpectraPicture(tmp_path / "spectra.png").draw(drawn)
 
-    assert Image.open(tmp_path / "spectra.png").size == (1125, 648)
+    assert Image.open(tmp_path / "spectra.png").size == (1530, 648)
     assert (tmp_path / "spectra.png").stat().st_size < 400_000
     assert ink(tmp_path / "spectra.png") > (15_000 if len(drawn) > 4 else 5_000)
     assert [path.name for path in tmp_path.iterdir()] == ["spectra.png"]
     assert caplog.text == ""
     # None of those figures that all of a process share.
     assert "matplotlib.pyplot" not in sys.modules or sys.modules["matplotlib.pyplot"].get_fignums() == []
+
+
+def test_the_slope_of_the_discriminator_is_drawn_from_the_row_of_the_network(tmp_path):
+    of_layers = rows(3, [0, 10])
+    slopes = {f"input_gradient/{place}": 1.0 for place in plots.PLACES}
+    told = [row | slopes if row["layer"] is None and row["network"] == "discriminator" else row for row in of_layers]
+    for name, drawn in (("without", of_layers), ("with", told)):
+        (tmp_path / name).write_bytes(spectra_picture(drawn, "run"))
+    changed = np.array(Image.open(tmp_path / "with").convert("L")) != np.array(
+        Image.open(tmp_path / "without").convert("L")
+    )
+    height, width = changed.shape
+
+    assert changed[height // 2 :, 3 * width // 4 :].sum() > 300
+    assert not changed[:, : 7 * width // 10].any()
+    assert not changed[: height // 2].any()
 
 
 def test_a_picture_that_cannot_be_drawn_warns_once_and_stops_nothing(tmp_path, monkeypatch, caplog):

@@ -218,6 +218,13 @@ def test_a_generator_that_has_collapsed_is_found_at_once_and_may_stop_the_run(
         again = normlab(*words)
         assert again.exit_code == 6
         assert "the generator had collapsed at step 1" in again.stderr
+        told = normlab("status", str(run))
+        assert told.stdout.splitlines()[2].startswith("collapsed")
+        assert f"to continue: normlab train resume={run} on_collapse=record" in told.stdout
+        swept = normlab("train", "-m", *words[1:])
+        assert swept.exit_code == 0, swept.stderr
+        assert swept.stdout.splitlines()[3].split()[:3] == ["#0", "6", "collapsed"]
+        assert "have not ended" not in swept.stdout
         assert normlab(*words, "on_collapse=record").exit_code == 0
         assert [row["step"] for row in JsonLines(RunDir(run).evaluations).rows()] == [0, 1, 2]
 

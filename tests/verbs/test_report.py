@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from normlab import config
-from normlab.config import NormalizationConfig, OptimizerConfig, Part, RunConfig
+from normlab.config import EvaluationConfig, NormalizationConfig, OptimizerConfig, Part, RunConfig
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines
 
@@ -34,6 +34,8 @@ def fabricate(
     state: Any = "done",
     protocol: str = "by",
     logged: int = LOGGED,
+    exit_code: int | None = None,
+    found: Mapping[str, int] | None = None,
     **more: Any,
 ) -> Path:
     """Write a run that was evaluated every 100 steps, and whose losses alternate between 1 and 3."""
@@ -41,7 +43,8 @@ def fabricate(
     run.create()
     run.config.write_text(config.to_yaml(settings))
     last = EVERY * max(len(distances) - 1, 0)
-    run.write_status(Status(state=state, step=last, images_seen=64 * last))
+    states = dict(found or {})
+    run.write_status(Status(state=state, step=last, images_seen=64 * last, exit_code=exit_code, states=states))
     for step in range(logged, last + 1, logged):
         losses = {"loss/generator": 1.0 + 2 * (step // logged % 2), "gradient_norm/generator": 1.0}
         JsonLines(run.metrics).append({"step": step, "images_seen": 64 * step, "seconds": step / 10, **losses})
@@ -122,6 +125,36 @@ def test_a_run_that_diverged_is_counted_and_never_gets_there(normlab: Command, s
     assert spectral["times"]["step"] == pytest.approx((3 * 700 + 1000) / 4)
     assert spectral["quality"]["mean"] == 50
     assert comparison["horizon"]["step"] == 1000
+
+
+def test_a_run_that_a_collapse_ended_is_counted_and_gets_there_only_if_it_was_there_before(
+    normlab: Command, study: Path
+) -> None:
+    collapsed: dict[str, Any] = {"state": "stopped", "exit_code": 6}
+    fabricate(study / "spectral3", arm("spectral", 3), [100, 90, 99], found={"collapsed": 200}, **collapsed)
+    fabricate(study / "spectral4", arm("spectral", 4), [100, 50, 99], found={"collapsed": 200}, **collapsed)
+    (comparison,) = compared(normlab, str(study))
+    spectral = by_label(comparison)["G:batch D:spectral"]
+
+    assert spectral["states"] == {"done": 3, "collapsed": 2}
+    assert spectral["found"] == {"collapsed": 0, "dead": 0}
+    assert (spectral["reached"], spectral["timed"]) == (4, 5)
+    assert spectral["times"]["step"] == pytest.approx((3 * 700 + 1000 + 100) / 5)
+    assert spectral["quality"]["mean"] == 50
+    assert [run["final"]["reason"] for run in spectral["runs"]] == [None] * 3 + ["collapsed"] * 2
+    assert comparison["horizon"]["step"] == 1000
+    assert normlab("report", str(study / "spectral3")).exit_code == 0
+
+
+def test_a_run_that_went_on_after_a_collapse_is_told_beside_those_that_are_done(normlab: Command, study: Path) -> None:
+    fabricate(study / "layer", arm("layer"), falling(500), found={"collapsed": 400, "dead": 100})
+    shown = normlab("report", str(study))
+    (comparison,) = compared(normlab, str(study))
+    layer, none = (by_label(comparison)[f"G:batch D:{name}"] for name in ("layer", "none"))
+
+    assert (layer["found"], none["found"]) == ({"collapsed": 1, "dead": 1}, {"collapsed": 0, "dead": 0})
+    assert layer["runs"][0]["found"] == {"collapsed": 400, "dead": 100}
+    assert "done  but collapsed  but dead  diverged" in shown.stdout
 
 
 def test_a_baseline_that_diverged_leaves_the_others_their_numbers(normlab: Command, tmp_path: Path) -> None:
@@ -253,6 +286,23 @@ def test_what_gives_no_numbers_is_listed(normlab: Command, study: Path) -> None:
     assert left_out["copy"] == f"the same settings and seed as {study / 'none1'}"
     assert all(name in shown.stdout for name in left_out)
     assert by_label(told["comparisons"][0])["G:batch D:none"]["states"] == {"done": 3, "failed": 1, "stopped": 1}
+
+
+def test_how_a_run_is_evaluated_is_told_by_the_protocol_and_not_by_its_arm(normlab: Command, study: Path) -> None:
+    few = EvaluationConfig(samples=20)
+    fabricate(study / "changed", arm("none", 3, evaluation=few), falling(1000))
+    fabricate(study / "other", arm("none", 0, evaluation=few), falling(1000), protocol="by few")
+    fabricate(study / "again", arm("none", 1, evaluation=few), falling(500)[:9])
+    fabricate(study / "begun.old-1", arm("none", 2), state="stopped")
+    told = json.loads(normlab("report", str(study), "--json").stdout)
+    by, by_few = sorted(told["comparisons"], key=lambda comparison: comparison["protocol"])
+
+    assert {label: each["states"] for label, each in by_label(by).items()} == {
+        "G:batch D:none": {"done": 4},
+        "G:batch D:spectral": {"done": 3},
+    }
+    assert (by_few["protocol"], list(by_label(by_few))) == ("by few", ["G:batch D:none"])
+    assert [Path(each["run"]).name for each in told["left_out"]] == ["again", "begun.old-1"]
 
 
 def test_settings_stand_in_a_label_where_they_differ(normlab: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from PIL import Image
 
 import normlab as package
 from normlab.outputs.checkpoints import Checkpoints
+from normlab.outputs.sinks import JsonLines
 
 from ..conftest import Command
 
@@ -30,6 +32,22 @@ def test_status_shows_a_run(normlab: Command, run: Path) -> None:
     assert shown.exit_code == 0
     assert "G:batch D:spectral" in shown.stdout
     assert "classifier_score" in shown.stdout
+
+
+def test_status_marks_flagged_scores_and_tells_protocols_apart(normlab: Command, run: Path, tmp_path: Path) -> None:
+    alike, other = (shutil.copytree(run, tmp_path / "more" / name) for name in ("alike", "other"))
+    rows = JsonLines(other / "evaluations.jsonl").rows()
+    (other / "evaluations.jsonl").unlink()
+    for row in rows:
+        JsonLines(other / "evaluations.jsonl").append({**row, "protocol": "mine/samples-20", "flags": ["odd"]})
+    shown = normlab("status", str(run), str(tmp_path / "more")).stdout.splitlines()
+    usual = rows[-1]["protocol"]
+
+    assert ["odd" in line for line in shown[2:5]] == [False, False, True]
+    assert shown[5:] == [
+        f"scores of digits by different protocols do not compare: mine/samples-20 of {other}; {usual} of the other 2"
+    ]
+    assert "protocol" not in normlab("status", str(run), str(alike)).stdout
 
 
 def test_status_speaks_json(normlab: Command, run: Path) -> None:

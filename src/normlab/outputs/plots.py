@@ -17,15 +17,16 @@ logger = logging.getLogger(__name__)
 Rows = Sequence[Mapping[str, Any]]
 Line = list[tuple[float, float]]
 
-INCHES, DOTS_PER_INCH = (12.5, 7.2), 90
+INCHES, DOTS_PER_INCH = (17.0, 7.2), 90
 # Where the columns and rows of panels begin, from the left and the bottom, and their size, in parts of the figure.
-COLUMNS, WIDTH = (0.045, 0.32, 0.69), 0.235
+COLUMNS, WIDTH = (0.03, 0.232, 0.505, 0.757), 0.173
 ROWS, HEIGHT = (0.585, 0.11), 0.335
 MOST_LABELS = 12  # of a legend, and along an axis
 LONGEST_UPRIGHT = 3  # letters of a layer's name that stands upright below an axis
 MOST_STEPS = 5  # whose gradients are drawn
 LOG_FROM = 20.0  # the ratio of the largest to the smallest value from which an axis is logarithmic
 NETWORKS = ("generator", "discriminator")
+PLACES = ("real", "between", "fake")  # where the discriminator's slope is measured
 
 
 class SpectraPicture:
@@ -46,14 +47,17 @@ class SpectraPicture:
 
 
 def spectra_picture(rows: Rows, title: str) -> bytes:
-    """Return a PNG: of each network sigma and operator norm over the steps, and norms of gradients over its depth."""
+    """Return a PNG: of each network sigma and operator norm over the steps, and norms of gradients over its depth.
+
+    Beside those of the discriminator stands its slope in the images, which alone compares across techniques.
+    """
     with postponed():
         from matplotlib.figure import Figure  # not pyplot, whose state is everybody's
 
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH)
     figure.text(0.5, 0.985, title, ha="center", va="top", fontsize=9)
     for network, bottom in zip(NETWORKS, ROWS, strict=True):
-        of_sigma, of_operator, of_gradient = (figure.add_axes((left, bottom, WIDTH, HEIGHT)) for left in COLUMNS)
+        of_sigma, of_operator, of_gradient = (figure.add_axes((left, bottom, WIDTH, HEIGHT)) for left in COLUMNS[:3])
         own = [row for row in rows if row.get("network") == network and row.get("layer") is not None]
         layers = list(dict.fromkeys(str(row["layer"]) for row in own))
         _over_steps(of_sigma, own, layers, "sigma", f"{network}: largest singular value of the weight")
@@ -61,6 +65,9 @@ def spectra_picture(rows: Rows, title: str) -> bytes:
         _name_lines(of_operator, "layer")
         _over_depth(of_gradient, own, layers, f"{network}: norm of the gradient at each layer")
         _name_lines(of_gradient, "at step")
+    of_slope = figure.add_axes((COLUMNS[3], ROWS[1], WIDTH, HEIGHT))
+    _slopes(of_slope, [row for row in rows if row.get("network") == "discriminator" and row.get("layer") is None])
+    _name_lines(of_slope, "at images")
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
@@ -68,12 +75,25 @@ def spectra_picture(rows: Rows, title: str) -> bytes:
 
 def _over_steps(axes: "Axes", rows: Rows, layers: list[str], key: str, title: str) -> None:
     """Draw a line per layer, coloured by its depth."""
-    from matplotlib.ticker import MaxNLocator
-
     lines: dict[str, Line] = {layer: [] for layer in layers}
     for row in rows:
         if row.get(key) is not None:
             lines[str(row["layer"])].append((row["step"], row[key]))
+    _draw_over_steps(axes, lines, title)
+
+
+def _slopes(axes: "Axes", rows: Rows) -> None:
+    """Draw a line per place that the norm of the score's gradient in the image was taken at."""
+    lines: dict[str, Line] = {
+        place: [(row["step"], value) for row in rows if (value := row.get(f"input_gradient/{place}")) is not None]
+        for place in PLACES
+    }
+    _draw_over_steps(axes, lines, "discriminator: gradient of the score in the image")
+
+
+def _draw_over_steps(axes: "Axes", lines: Mapping[str, Line], title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     _draw(axes, lines, title)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("step", fontsize=8)

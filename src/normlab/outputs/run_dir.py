@@ -15,11 +15,14 @@ from typing import Any, Literal, cast
 
 from filelock import FileLock, Timeout
 
-from normlab.errors import BusyError
+from normlab.errors import BusyError, CollapseError
 from normlab.outputs import plain_json
 from normlab.outputs.atomic import sweep, unwritable, write_atomically
 
 logger = logging.getLogger(__name__)
+
+# How a run ends for good, as its own settings have it; all other states leave something to do.
+ENDINGS = ("done", "diverged", "collapsed")
 
 # A lock waits this long, since somebody may be looking for a moment whether the run is alive.
 _PATIENCE_SECONDS = 0.5
@@ -48,6 +51,11 @@ class Status:
     images_per_second: float | None = None
     eta_seconds: float | None = None
     updated: float = 0.0
+
+    @property
+    def is_ended_by_collapse(self) -> bool:
+        """Whether on_collapse=stop ended the run: nobody stopped it, and people are told that it is `collapsed`."""
+        return self.state == "stopped" and self.exit_code == CollapseError.exit_code
 
     def to_json(self) -> str:
         return plain_json.dump(asdict(self), indent=2) + "\n"

@@ -1,7 +1,7 @@
 """Runs that belong together: by what they are measured by, and by what they are."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from normlab.registry import unknown
 from normlab.reports.convergence import protocol_of
 from normlab.reports.runs import Run
 
+EVALUATION = "evaluation."
 TECHNIQUES = ("normalization.generator.name", "normalization.discriminator.name")
 
 
@@ -21,7 +22,7 @@ TECHNIQUES = ("normalization.generator.name", "normalization.discriminator.name"
 class Arm:
     """Runs that differ in the seed alone.
 
-    settings: what determines their result, by dotted key, and the names of the penalties.  label: the techniques, and
+    settings: what determines how they train, by dotted key, and the names of the penalties.  label: the techniques, and
     whatever else differs from the arms beside it.
     """
 
@@ -49,12 +50,11 @@ def by_protocol(runs: Iterable[Run]) -> dict[tuple[str, str | None], list[Run]]:
 def same_settings(runs: Iterable[Run]) -> list[list[Run]]:
     """Return the runs in lists of those that are one run in several folders, the one to go by first.
 
-    That is the one that got furthest, of equals one that was not set aside by `fresh=true`.
+    That is the one that got furthest, of equals one that was not set aside by `fresh=true`. Runs that were to be
+    evaluated otherwise are one, too, where their numbers are of the same protocol all the same.
     """
-    twins: dict[str, list[Run]] = {}
-    for run in runs:
-        twins.setdefault(json.dumps([_settings(run), _seed(run)], sort_keys=True), []).append(run)
-    return [sorted(folders, key=_merit, reverse=True) for folders in twins.values()]
+    alike = _gathered(([run] for run in runs), lambda run: [_settings(run), _seed(run), _evaluation(run)])
+    return _gathered(alike, lambda run: [_settings(run), _seed(run), protocol_of(run.evaluations) or _evaluation(run)])
 
 
 def arms(runs: Iterable[Run]) -> list[Arm]:
@@ -94,6 +94,14 @@ def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
     return fitting[0]
 
 
+def _gathered(groups: Iterable[list[Run]], key: Callable[[Run], Any]) -> list[list[Run]]:
+    """Return groups of runs, the first of each the one to go by, joined where those have the same key."""
+    joined: dict[str, list[Run]] = {}
+    for group in groups:
+        joined.setdefault(json.dumps(key(group[0]), sort_keys=True), []).extend(group)
+    return [sorted(group, key=_merit, reverse=True) for group in joined.values()]
+
+
 def _labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
     labels = [_label(arm, _differing(arms)) for arm in arms]
     if len({*labels}) < len(labels):  # some arm has a setting that another has no word for
@@ -117,9 +125,22 @@ def _differing(arms: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
+    """Return what determines how a run trains, but for its seed.
+
+    How it is evaluated does not, and may change on its way: its numbers are of the protocol that their rows tell.
+    """
     assert run.settings is not None
-    own = {key: value for key, value in config.identity(run.settings).items() if key != "seed"}
+    own = {
+        key: value
+        for key, value in config.identity(run.settings).items()
+        if key != "seed" and not key.startswith(EVALUATION)
+    }
     return own | {"penalty": "+".join(sorted(run.settings.penalty)) or "none"}
+
+
+def _evaluation(run: Run) -> dict[str, Any]:
+    assert run.settings is not None
+    return {key: value for key, value in config.identity(run.settings).items() if key.startswith(EVALUATION)}
 
 
 def _seed(run: Run) -> int:

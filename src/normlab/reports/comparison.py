@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 
 from normlab.outputs import plain_json
-from normlab.outputs.run_dir import RunDir
+from normlab.outputs.run_dir import ENDINGS, RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.reports import arms as grouping
 from normlab.reports import convergence
@@ -24,7 +24,7 @@ OF_THE_LOSS = ("loss/", "score_gap/", "gradient_norm/")
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """What a run that is done or has diverged brings to a comparison; one that diverged has points alone.
+    """What a run that has ended brings to a comparison; one that diverged, or that its collapse ended, points alone.
 
     final: the metric at the last evaluation.  last_step, log_interval: of its logged rows.  machine: where it trained.
     """
@@ -41,6 +41,11 @@ class Ended:
     @property
     def is_done(self) -> bool:
         return self.run.state == "done"
+
+    @property
+    def found(self) -> dict[str, int]:
+        """At which step the run was first found `collapsed` or `dead`, whether that ended it or not."""
+        return {} if self.run.status is None else self.run.status.states
 
     @property
     def has_values(self) -> bool:
@@ -65,12 +70,13 @@ class Terms:
     def times(self, runs: Iterable[Ended], unit: str) -> dict[int, float | None]:
         """Return when runs reached the level, by seed: None for one that did not within the horizon, or diverged.
 
-        One that is done but has no values may have reached it or not, and is left out.
+        One that is done but has no values may have reached it or not, and is left out. One that a collapse ended was
+        there if it was before, as it would have been had it gone on.
         """
         return {run.seed: self.time(run, unit) for run in runs if run.has_values or not run.is_done}
 
     def time(self, run: Ended, unit: str) -> float | None:
-        if self.level is None or not run.is_done:
+        if self.level is None or run.run.state == "diverged":
             return None
         point = convergence.reached(run.points, self.level, self.metric)
         return None if point is None or point.at[unit] > self.horizon[unit] else point.at[unit]
@@ -81,7 +87,7 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """An arm in a comparison: means over its runs that are done, and times over those that diverged, too.
+    """An arm in a comparison: means over its runs that are done, and times over all that have ended.
 
     quality, deviation: mean and standard deviation of the final values.  reached: how many of the `timed` runs reached
     the level.  times: restricted means of theirs, by unit.
@@ -100,6 +106,10 @@ class Result:
 
     def count(self, *states: str) -> int:
         return sum(run.state in states for run in self.arm.runs)
+
+    def found(self, state: str) -> int:
+        """Return how many of the runs that are done were found in a state on their way: `collapsed`, `dead`."""
+        return sum(run.is_done and state in run.found for run in self.ended)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +141,7 @@ def compare(
     arms = grouping.arms(runs)
     first = grouping.baseline(arms, baseline or {})
     arms = [first, *(arm for arm in arms if arm is not first)]
-    ended = [[_read(run, metric, protocol) for run in arm.runs if run.state in ("done", "diverged")] for arm in arms]
+    ended = [[_read(run, metric, protocol) for run in arm.runs if run.state in ENDINGS] for arm in arms]
     terms = _terms(ended, metric, level)
     interval = next((run.log_interval for own in ended for run in own if run.is_done), None)
     results = [
@@ -168,7 +178,7 @@ def _read(run: Run, metric: str, protocol: str | None) -> Ended:
 
 def _final(run: Run, points: Sequence[Point], metric: str) -> float:
     if run.state != "done":
-        raise Unmeasurable("diverged")
+        raise Unmeasurable(run.state)
     if not points:
         raise Unmeasurable("not evaluated")
     if (value := points[-1].value) is None:

@@ -25,8 +25,8 @@ def in_short(row: Mapping[str, Any]) -> str:
 class Run:
     """What a folder says of its run; `settings` and `status` are None where they are missing or cannot be read.
 
-    state: as in `status.json`, but `interrupted` for a run that says `running` while no process holds its folder, and
-    `broken` for one that cannot be read.
+    state: as in `status.json`, but `interrupted` for a run that says `running` while no process holds its folder,
+    `collapsed` for one that on_collapse=stop ended, and `broken` for one that cannot be read.
     """
 
     path: Path
@@ -49,6 +49,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """Return the row of the run in a table."""
         row: dict[str, Any] = {"state": self.state}
+        last, marks = self.last_evaluation(), list[str]()
         if self.settings is not None:
             row |= {"data": self.settings.dataset.name, "arm": self.settings.label, "seed": self.settings.seed}
         if self.status is not None:
@@ -57,9 +58,9 @@ class Run:
             if self.state == "running" and self.status.eta_seconds is not None:
                 row["left"] = duration(self.status.eta_seconds)
             marks = [*self.status.flags, *(f"{state} at {step:,}" for state, step in self.status.states.items())]
-            if marks:
-                row["marks"] = ", ".join(marks)
-        last = self.last_evaluation()
+        marks += last.get("flags") or ()  # of the scores that stand in the row
+        if marks:
+            row["marks"] = ", ".join(marks)
         return {**row, **{name: last[name] for name in MAIN_METRICS if name in last}}
 
 
@@ -74,6 +75,8 @@ def read_run(path: Path) -> Run:
     state = "broken" if settings is None or status is None else status.state
     if state == "running" and not run_dir.is_locked():
         state = "interrupted"
+    elif status is not None and state != "broken" and status.is_ended_by_collapse:
+        state = "collapsed"
     return Run(path, settings, status, state, JsonLines(run_dir.evaluations).rows())
 
 

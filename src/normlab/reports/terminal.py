@@ -20,6 +20,7 @@ STABILITY = (
     ("Gradient norms over the layers: first over last, largest over smallest; 1 is even", ("gradient_ratio/",)),
 )
 UNFINISHED = ("running", "interrupted", "stopped")
+FOUND = ("collapsed", "dead")  # what may be said of a run that goes on
 
 
 def lines(comparison: Comparison) -> Iterator[str]:
@@ -35,6 +36,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
 def _quality(comparison: Comparison) -> Iterator[str]:
     terms = comparison.terms
     better = "higher" if terms.metric in convergence.HIGHER_IS_BETTER else "lower"
+    told = [state for state in FOUND if any(result.found(state) for result in comparison.results)]
     yield f"Quality: {terms.metric} at the last evaluation, over n seeds; {better} is better"
     yield tables.render(
         [
@@ -43,7 +45,9 @@ def _quality(comparison: Comparison) -> Iterator[str]:
                 "sd": result.deviation,
                 "n": sum(run.final.value is not None for run in result.ended),
                 "done": result.count("done"),
+                **{f"but {state}": result.found(state) for state in told},
                 "diverged": result.count("diverged"),
+                "collapsed": result.count("collapsed"),
                 "failed": result.count("failed"),
                 "unfinished": result.count(*UNFINISHED),
             }

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from normlab.errors import DONE, INTERRUPTED, TERMINATED, TIME_LIMIT_REACHED, NumericalError
+from normlab.errors import DONE, INTERRUPTED, TERMINATED, TIME_LIMIT_REACHED, CollapseError, NumericalError
 from normlab.outputs.run_dir import RunDir
 from normlab.sweeps.record import Job, Record, State, Sweep, Wish
 
@@ -55,11 +55,12 @@ def run(tree: Any) -> None:
         record.report(replace(job, state="running", exit_code=None, reason=None))
         code = _wait(child, wish)
     exit_code = code if code >= 0 else 128 - code
+    run_dir = RunDir(Path(job.folder))
     job = replace(
         job,
-        state=_STATES.get(exit_code, "failed"),
+        state=ending(exit_code, run_dir),
         exit_code=exit_code,
-        reason=None if exit_code == DONE else _reason(code, record.log(job.job), first_byte, RunDir(Path(job.folder))),
+        reason=None if exit_code == DONE else _reason(code, record.log(job.job), first_byte, run_dir),
         seconds=round(job.seconds + time.monotonic() - began, 1),
     )
     if job.state == "failed" and sweep.on_error == "stop" and record.wish() is None:
@@ -127,6 +128,14 @@ def _wait(child: "subprocess.Popen[bytes]", wish: Callable[[], Wish | None]) -> 
         if asked != sent or again:
             child.send_signal(asked.signal)
             sent, sent_at = asked, time.monotonic()
+
+
+def ending(exit_code: int, run_dir: RunDir) -> State:
+    """Return how a run ended: by its exit code, which a run that has diverged and one that has collapsed share."""
+    status = run_dir.read_status()
+    if exit_code == CollapseError.exit_code and status is not None and status.is_ended_by_collapse:
+        return "collapsed"
+    return _STATES.get(exit_code, "failed")
 
 
 def _reason(code: int, log: Path, first_byte: int, run_dir: RunDir) -> str | None:

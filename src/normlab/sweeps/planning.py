@@ -142,7 +142,7 @@ def _as_it_ended(job: Job, run: Planned) -> Job:
     if run.ended == "done":
         return replace(job, state="done", exit_code=DONE, reason="already complete")
     status = RunDir(run.folder).read_status()
-    return replace(job, state="diverged", exit_code=NumericalError.exit_code, reason=status and status.error)
+    return replace(job, state=run.ended, exit_code=NumericalError.exit_code, reason=status and status.error)
 
 
 def _share_of_cores(launcher: dict[str, Any], runs: int) -> int | None:

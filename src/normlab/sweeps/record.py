@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 from normlab.outputs import plain_json
 from normlab.outputs.atomic import unwritable, write_atomically
+from normlab.outputs.run_dir import ENDINGS
 
-State = Literal["waiting", "running", "requeued", "done", "diverged", "stopped", "failed", "not started"]
+State = Literal["waiting", "running", "requeued", "done", "diverged", "collapsed", "stopped", "failed", "not started"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Job:
 
     @property
     def has_ended(self) -> bool:
-        return self.state in ("done", "diverged", "stopped", "failed", "not started")
+        return self.state in (*ENDINGS, "stopped", "failed", "not started")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from normlab import config
 from normlab.errors import DONE, TIME_LIMIT_REACHED, SweepError
+from normlab.outputs.run_dir import ENDINGS
 from normlab.reports.screen import Screen
 from normlab.sweeps import planning, table
 from normlab.sweeps.job import die_with_parent, why_not_started
@@ -91,7 +92,7 @@ class _Watch:
         """Print the closing table; return the exit code, or raise SweepError if runs have failed."""
         jobs = self.sweep.runs
         failed = [job for job in jobs if job.state == "failed"]
-        unfinished = [job for job in jobs if job.state not in ("done", "diverged")]
+        unfinished = [job for job in jobs if job.state not in ENDINGS]
         state = "failed" if failed else "stopped" if unfinished else "done"
         self._keep(jobs, state=state, ended=_now())
         print(f"\n{table.closing(jobs, self.swept)}\nrecord: {os.path.relpath(self.record.file)}", flush=True)
@@ -179,7 +180,7 @@ class _Watch:
     def _goes_on(self, job: Job, launched: bool) -> bool:
         """Return whether there is more to come from a run, although it may have reported an end."""
         if self.queue is not None:
-            return job.state not in ("done", "diverged", "failed") and not self.queue.has_left(job, launched)
+            return job.state not in (*ENDINGS, "failed") and not self.queue.has_left(job, launched)
         if not launched or job.has_ended:
             return not job.has_ended
         return job.host == platform.node() and job.pid is not None and is_running(job.pid)

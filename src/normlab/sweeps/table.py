@@ -11,7 +11,17 @@ from normlab.reports import tables
 from normlab.reports.runs import MAIN_METRICS, in_short, read_run
 from normlab.sweeps.record import Job
 
-_MOST_TELLING = ("running", "requeued", "failed", "diverged", "stopped", "done", "waiting", "not started")
+_MOST_TELLING = (
+    "running",
+    "requeued",
+    "failed",
+    "diverged",
+    "collapsed",
+    "stopped",
+    "done",
+    "waiting",
+    "not started",
+)
 
 
 def closing(jobs: Sequence[Job], swept: Sequence[dict[str, str]]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from normlab import config
 from normlab.errors import DONE, ConfigurationError
 from normlab.outputs import plain_json
+from normlab.outputs.run_dir import ENDINGS
 from normlab.registry import unknown
 from normlab.reports import arms, convergence, tables, terminal
 from normlab.reports.comparison import Comparison, Ended, compare, metrics
@@ -25,7 +26,6 @@ examples:
   normlab report outputs/study --metric fid --level 30
   normlab report outputs/study --baseline normalization.discriminator=spectral optimizer.lr=2e-4
 """
-ENDED = ("done", "diverged")
 
 
 class LeftOut(NamedTuple):
@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     folders = existing_folders(options.folders)
     runs = list(find_runs(folders))
     compared, left_out = _sorted_out(runs)
-    if not any(run.state in ENDED for run in compared):
+    if not any(run.state in ENDINGS for run in compared):
         problem = f"there is nothing to compare: of {len(runs)} runs none has ended" if runs else "holds no run"
         raise ConfigurationError(", ".join(map(str, folders)), problem, "`normlab status` shows how runs stand")
     comparisons = _comparisons(compared, options.metric, options.level, dict(options.baseline))
@@ -94,7 +94,7 @@ def _sorted_out(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
     for first, *twins in arms.same_settings(sound):
         compared.append(first)
         left_out += [LeftOut(twin, f"the same settings and seed as {first.path}") for twin in twins]
-        if first.state not in ENDED:
+        if first.state not in ENDINGS:
             left_out.append(LeftOut(first, "it has not ended"))
     return compared, broken + left_out
 
@@ -103,7 +103,7 @@ def _comparisons(
     runs: Iterable[Run], metric: str | None, level: float | None, baseline: Mapping[str, str]
 ) -> list[Comparison]:
     """Compare the runs of each data set and protocol; where none of its arms is the baseline, by the default one."""
-    groups = {key: own for key, own in arms.by_protocol(runs).items() if any(run.state in ENDED for run in own)}
+    groups = {key: own for key, own in arms.by_protocol(runs).items() if any(run.state in ENDINGS for run in own)}
     known = dict.fromkeys(name for (_, protocol), own in groups.items() for name in metrics(own, protocol))
     if metric is not None and metric not in known:
         raise ConfigurationError("--metric", f"no run has {metric}", f"there are {', '.join(known) or 'none'}")
@@ -138,6 +138,7 @@ def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
                 "arm": result.arm.label,
                 "settings": result.arm.settings,
                 "states": {state: result.count(state) for state in dict.fromkeys(run.state for run in result.arm.runs)},
+                "found": {state: result.found(state) for state in terminal.FOUND},
                 "quality": {"mean": result.quality, "deviation": result.deviation},
                 "stability": result.stability,
                 "timed": result.timed,
@@ -159,6 +160,7 @@ def _run_as_json(run: Ended, comparison: Comparison) -> dict[str, Any]:
         "run": str(run.run.path),
         "seed": run.seed,
         "state": run.run.state,
+        "found": run.found,
         "final": run.final._asdict(),
         "stability": {name: number._asdict() for name, number in run.stability.items()},
         "times": {unit: terms.time(run, unit) for unit in terms.horizon if run.has_values},

@@ -38,7 +38,8 @@ def run(arguments: list[str]) -> int:
     if options.json:
         print(plain_json.dump({"runs": [as_json(run) for run in runs]}))
         return DONE
-    print(_table(runs))
+    for line in (_table(runs), *_protocols(runs)):
+        print(line)
     for run in runs:
         if command := how_to_continue(run):
             print(f"to continue: {command}")
@@ -63,11 +64,11 @@ def _watch(folders: list[Path], seconds: float) -> int:
     try:
         while True:
             runs = list(find_runs(folders))
-            lines = _table(runs).splitlines()
+            lines, notes = _table(runs).splitlines(), _protocols(runs)
             if screen.is_terminal:
-                screen.draw(_most_telling(lines, runs, screen.room()))
+                screen.draw([*_most_telling(lines, runs, screen.room() - len(notes)), *notes])
             else:
-                print(*lines, "", sep="\n", flush=True)
+                print(*lines, *notes, "", sep="\n", flush=True)
             if all(run.state != "running" for run in runs) and not any(map(is_sweeping, folders)):
                 return DONE
             time.sleep(seconds)
@@ -77,6 +78,25 @@ def _watch(folders: list[Path], seconds: float) -> int:
 
 def _table(runs: list[Run]) -> str:
     return tables.render([{**run.summary(), "run": str(run.path)} for run in runs])
+
+
+def _protocols(runs: list[Run]) -> list[str]:
+    """Return a line for each data set whose runs are scored by different protocols: which have which.
+
+    Those of the protocol that most have are counted, the others named.
+    """
+    by_data: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        if run.settings is not None and (protocol := run.last_evaluation().get("protocol")) is not None:
+            by_data.setdefault(run.settings.dataset.name, {}).setdefault(protocol, []).append(str(run.path))
+    lines: list[str] = []
+    for data, own in by_data.items():
+        if len(own) > 1:
+            most, *others = sorted(own, key=lambda protocol: len(own[protocol]), reverse=True)
+            told = [f"{protocol} of {', '.join(own[protocol])}" for protocol in others]
+            told.append(f"{most} of the other {len(own[most])}")
+            lines.append(f"scores of {data} by different protocols do not compare: {'; '.join(told)}")
+    return lines
 
 
 def _most_telling(lines: list[str], runs: list[Run], room: int) -> list[str]:
