@@ -30,6 +30,11 @@ def check_features(config: RunConfig) -> list[Complaint]:
     return [] if chosen in choices else [unknown("evaluation.features", chosen, choices)]
 
 
+def of_inception(features: str) -> bool:
+    """Return whether sets of images are scored by a layer of Inception for this choice: `auto` is one there."""
+    return features == "auto" or features.partition("-")[0] == "inception"
+
+
 @dataclass(frozen=True)
 class Scorer:
     """What scores a generator, for the trainer; `info` says with which features."""

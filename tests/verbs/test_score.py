@@ -175,6 +175,17 @@ def test_grey_images_are_scored_by_the_classifier_of_a_data_set(normlab: Command
             "error: evaluation.weights: torchscript features need",
         ),
         (["real"], 2, "error: score: "),
+        (["real", "threads=1"], 2, "error: FAKE: is missing"),
+        (["threads=1", "real"], 2, "error: FAKE: is missing"),
+        (["threads=1", "evaluation.kept=30"], 2, "error: REAL: is missing"),
+        (["real", "real", "evaluation=none"], 2, "error: evaluation.features: is none, which scores nothing"),
+        (["real", "real", "evaluation.features=none"], 2, "error: evaluation.features: is none"),
+        (["real", "real", "dataset=mnist"], 2, "add evaluation.features=classifier for the classifier of 'mnist'"),
+        (["real", "real", "dataset.limit=9"], 2, "error: dataset.limit: changes nothing in a score"),
+        (["real", "real", "evaluation.samples=50"], 2, "error: evaluation.samples: changes nothing in a score"),
+        (["real", "real", "evaluation.split=held_out"], 2, "error: evaluation.split: changes nothing"),
+        (["real", "real", "evaluation.repeats=2"], 2, "error: evaluation.repeats: changes nothing"),
+        (["real", "real", "evaluation.reconstruction.images=2"], 2, "error: evaluation.reconstruction.images: changes"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(

@@ -19,7 +19,8 @@ from normlab.evaluation.classifier import Stored, load_classifier, open_classifi
 from normlab.registry import Registry
 from normlab.signals import postponed
 
-WAYS_OUT = "use evaluation.features=classifier, or evaluation=none"
+# The last is no way for `normlab score`, so it says whose way it is.
+WAYS_OUT = "use evaluation.features=classifier, or train without scores, evaluation=none"
 
 
 class FeatureExtractor(Protocol):
