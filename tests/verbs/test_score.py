@@ -17,6 +17,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from normlab.evaluation.classifier import shipped_classifier
 from normlab.randomness import stream
 from tests.conftest import Command
 
@@ -149,7 +150,7 @@ def test_images_of_many_sizes_are_scored_each_in_its_own(normlab: Command, tmp_p
     for path in make_images(tmp_path / "wide", 4, size=(24, 9), seed=2).glob("*.png"):
         path.rename(fake / f"wide{path.name}")
     found = score(normlab, real, fake, "evaluation.features=inception-64", f"evaluation.weights={inception_weights}")
-    assert found["protocol"].endswith("/samples-8/kept-10000/splits-10")
+    assert "-3x16x16/samples-8-mixed/kept-10000/" in found["protocol"]
     assert found["flags"] == ["few_samples", "few_real_images"]
 
 
@@ -159,6 +160,40 @@ def test_grey_images_are_scored_by_the_classifier_of_a_data_set(normlab: Command
     assert found["protocol"].startswith("classifier-")
     assert found["frechet_distance"] == pytest.approx(0, abs=1e-6)
     assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "words", "message"),
+    [
+        ("grey", "small", [], "the classifier was fitted to images 1x32x32, and some of these are 1x28x28"),
+        (
+            "small",
+            "small",
+            [],
+            "no classifier of 'mnist' for images 1x28x28 is shipped; there are digits-1x32x32, mnist",
+        ),
+        ("grey", "colour", [], "no classifier of 'mnist' for images 3x32x32 is shipped"),
+        (
+            "small",
+            "small",
+            ["evaluation.weights=FILE"],
+            "the classifier was fitted to images 1x32x32, and some of these are 1x28x28",
+        ),
+        ("grey", "grey", ["dataset=gaussians"], "no classifier of 'gaussians' for images 1x32x32 is shipped"),
+    ],
+)
+def test_images_that_the_classifier_was_not_fitted_to_are_refused(
+    normlab: Command, tmp_path: Path, real: str, fake: str, words: list[str], message: str
+):
+    make_images(tmp_path / "grey", 2, size=(32, 32), mode="L")
+    make_images(tmp_path / "small", 2, size=(28, 28), mode="L")
+    make_images(tmp_path / "colour", 2, size=(32, 32))
+    file = str(shipped_classifier("mnist", (1, 32, 32)))
+    given = ["dataset=mnist", "evaluation.features=classifier", *(word.replace("FILE", file) for word in words)]
+    result = normlab("score", str(tmp_path / real), str(tmp_path / fake), *given)
+    assert result.exit_code == 3
+    assert f"error: evaluation.features: {message}" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
