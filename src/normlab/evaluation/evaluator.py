@@ -19,7 +19,7 @@ from normlab.data.images import Dataset, Images
 from normlab.errors import DataError, is_out_of_memory
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
 from normlab.evaluation.batching import batches, never
-from normlab.evaluation.classes import class_shares
+from normlab.evaluation.classes import class_shares, parts_of
 from normlab.evaluation.features import FeatureExtractor, label, scoring
 from normlab.evaluation.modes import ModeCounter, mode_counter
 from normlab.evaluation.neighbours import authenticity, nearest_neighbours, neighbours_picture
@@ -142,7 +142,7 @@ class Evaluator:
                 f"{self.split}-{len(self.images)}",
                 f"samples-{self.samples}",
                 f"kept-{self.kept}",
-                f"splits-{self.splits}",
+                f"splits-{parts_of(self.samples, self.splits)}",
                 "restandardised",
                 *(["labels-in-turn"] if self.conditional else []),
                 *([] if self._mode_counter is None else [self._mode_counter.protocol]),

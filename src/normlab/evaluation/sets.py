@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from normlab.data.image_sets import ImageSet
+from normlab.evaluation.classes import parts_of
 from normlab.evaluation.classifier import by
 from normlab.evaluation.evaluator import Evaluation
 from normlab.evaluation.features import FeatureExtractor, label
@@ -53,5 +54,5 @@ def evaluate_set(
     found = scores(statistics, of_fake, features.published, splits)
     values = {name: [value] for name, value in found.items()}
     sets = f"real-{real.count}-{digest}-{real_shape}/samples-{fake.count}-{fake_shape}"
-    protocol = f"{label(features)}/{sets}/kept-{kept}/splits-{splits}"
+    protocol = f"{label(features)}/{sets}/kept-{kept}/splits-{parts_of(fake.count, splits)}"
     return protocol, Evaluation.of(features, statistics, fake.count, values, of_fake.logits)
