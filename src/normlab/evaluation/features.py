@@ -26,8 +26,9 @@ WAYS_OUT = "use evaluation.features=classifier, or train without scores, evaluat
 class FeatureExtractor(Protocol):
     """A fixed network that turns images into features and logits, and what a protocol must say of it.
 
-    digest: the first 12 hexadecimal digits of the sha256 of its weights' file, if it has any.  info: a line for the
-    log.  published: whether scores on these features are the FID, the Inception score and the KID of the literature.
+    digest: 12 hexadecimal digits, others whenever the same images would have other features: of the sha256 of its
+    weights' file, and of its code where that may change.  info: a line for the log.  published: whether scores on these
+    features are the FID, the Inception score and the KID of the literature.
     """
 
     @property
