@@ -75,7 +75,11 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of random weights of torch-fidelity's Inception: 96 MB, so once a session."""
+    """A file of random weights of torch-fidelity's Inception: 96 MB, so once a session.
+
+    Weights as He et al. 2015 draw them keep the size of what passes through: those that torch draws itself let it fade,
+    and images would then hardly differ in their features, nor in their classes.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     folder = tmp_path_factory.mktemp("weights")
@@ -84,7 +88,10 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         network = FeatureExtractorInceptionV3("random", ["2048"], str(folder / "empty.pth"))
-    torch.nn.init.normal_(network.fc.weight, std=0.5)
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        torch.nn.init.normal_(network.fc.weight, std=0.5)
     torch.save(network.state_dict(), folder / "random.pth")
     return folder / "random.pth"
 

@@ -40,19 +40,19 @@ def test_every_technique_has_an_entry_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_the_part_of_ones_own_that_the_docs_show_is_a_module_that_works(
+def test_the_parts_of_ones_own_that_the_docs_show_are_modules_that_work(
     normlab: Command, outputs: Path, tmp_path: Path
 ) -> None:
     text = (DOCS / "extending.md").read_text()
-    (module,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    modules = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     commands = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("    normlab ")]
-    (tmp_path / "my_parts.py").write_text(module)
-
-    assert len(module.splitlines()) < 30
-    assert len(commands) == 3
+    for name, module in zip(("my_parts", "my_features"), modules, strict=True):
+        (tmp_path / f"{name}.py").write_text(module)
+        assert len(module.splitlines()) < 30
+    assert len(commands) == 4
     # One run of the sweep's two, which then finds it complete: what a sweep starts imports torch anew.
     assert normlab("train", "plugins=[my_parts]", "normalization.discriminator=standardized", *TINY).exit_code == 0
     for words in commands:
         ended = normlab(*words, *(TINY if words[0] == "train" else []))
         assert ended.exit_code == 0, f"{words}: {ended.stderr}"
-    assert len(list(outputs.glob("*/*/generator.safetensors"))) == 3
+    assert len(list(outputs.glob("*/*/generator.safetensors"))) == 4

@@ -1,6 +1,7 @@
 """A user's own parts, from a module of the user's own and a folder of configurations beside it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def squared() -> Loss:
     """Squared scores."""
     return Loss(lambda real, fake: (real - fake).square().mean(), lambda fake: fake.square().mean())
 '''
+EXTENDING = Path(__file__).parents[1] / "docs" / "extending.md"
 QUICK = ["architecture.width=4", "train.until=2 steps", "evaluation=none"]
 
 
@@ -96,6 +98,23 @@ def test_a_part_that_no_plugin_has_is_refused_with_those_there_are(
     assert refused.exit_code == 2
     assert "normalization.generator: 'scald' is not known — did you mean 'scaled'?" in refused.stderr
     assert "loss: 'square' is not known — did you mean 'squared'?" in refused.stderr
+
+
+def test_features_of_ones_own_score_a_run_and_need_a_digest(normlab: Command, outputs: Path, tmp_path: Path) -> None:
+    """Those of the documentation; without a digest kept statistics would outlive the code that they are of."""
+    blocks = re.findall(r"```python\n(.*?)```", EXTENDING.read_text(), re.DOTALL)
+    (text,) = [block for block in blocks if "class Fields" in block]
+    (tmp_path / "own_features.py").write_text(text)
+    (tmp_path / "bare_features.py").write_text(re.sub("digest = .*", 'digest = ""', text))
+    words = ["evaluation.features=fields", "evaluation.samples=20", *QUICK[:2]]
+    trained = normlab("train", "plugins=[own_features]", *words)
+    refused = normlab("train", "plugins=[bare_features]", *words)
+
+    assert trained.exit_code == 0, trained.stderr
+    (rows,) = outputs.glob("*/*/evaluations.jsonl")
+    assert re.match("fields-[0-9a-f]{12}/", json.loads(rows.read_text().splitlines()[0])["protocol"])
+    assert refused.exit_code == 3
+    assert "error: evaluation.features: 'fields' has no digest" in refused.stderr
 
 
 def test_a_folder_of_configurations_adds_choices_to_the_groups(normlab: Command, outputs: Path, tmp_path: Path) -> None:

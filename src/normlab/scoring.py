@@ -14,6 +14,7 @@ from normlab.data.image_sets import open_image_set
 from normlab.data.images import Dataset, Images
 from normlab.errors import Complaint, DataError
 from normlab.evaluation.batching import Interrupted
+from normlab.evaluation.classifier import all_shipped, by, shipped_classifier
 from normlab.evaluation.evaluator import Evaluator
 from normlab.evaluation.features import FEATURES, open_features
 from normlab.evaluation.reconstruction import Search
@@ -28,6 +29,11 @@ def check_features(config: RunConfig) -> list[Complaint]:
     choices = ["auto", "none", *FEATURES.names()]
     chosen = config.evaluation.features
     return [] if chosen in choices else [unknown("evaluation.features", chosen, choices)]
+
+
+def of_inception(features: str) -> bool:
+    """Return whether sets of images are scored by a layer of Inception for this choice: `auto` is one there."""
+    return features == "auto" or features.partition("-")[0] == "inception"
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,15 @@ def known_scores(scorer: Scorer) -> Iterator[dict[str, Any]]:
         yield {"images": what, "count": count, **result.metrics, "flags": list(result.flags)}
 
 
+def _require_shipped(name: str, image_shape: tuple[int, int, int]) -> None:
+    """Raise DataError unless a classifier is shipped for such images: without labels none can be fitted."""
+    if shipped_classifier(name, image_shape) is None:
+        shipped = ", ".join(all_shipped())
+        problem = f"no classifier of '{name}' for images {by(image_shape)} is shipped; there are {shipped}"
+        remedy = "choose one by dataset=NAME, give evaluation.weights=FILE, or use evaluation.features=inception"
+        raise DataError("evaluation.features", problem, remedy)
+
+
 def score_sets(config: RunConfig, real: Path, fake: Path, device: torch.device) -> dict[str, Any]:
     """Return a row of scores of the images at one path against those at another; `auto` is Inception here.
 
@@ -94,10 +109,13 @@ def score_sets(config: RunConfig, real: Path, fake: Path, device: torch.device) 
             raise DataError(str(path), "holds a single image", "give two or more, which a covariance needs")
     kind = "inception" if evaluation.features == "auto" else evaluation.features
     channels = max(reals.channels, fakes.channels)
-    shape = (channels, *next(iter(reals.read(channels))).shape[1:])
+    _, height, width = next(iter(reals.read(channels))).shape
+    shape = (channels, height, width)
     # Features are opened for a data set: an empty one of such images stands in.
     nothing = Images(np.empty((0, *shape), np.uint8), None)
     stand_in = Dataset(config.dataset.name, nothing, nothing, None, "", False, ())
+    if kind == "classifier" and evaluation.weights is None:
+        _require_shipped(config.dataset.name, shape)
     features = open_features(kind, evaluation.weights, stand_in, device)
     try:
         protocol, result = evaluate_set(

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
-from normlab.evaluation.classes import class_shares, classifier_score
+from normlab.evaluation.classes import class_shares, classifier_score, parts_of
 from normlab.randomness import stream
 
 
@@ -19,6 +19,19 @@ def test_score_equals_torch_fidelity_with_one_split():
     found = classifier_score([logits[:200], logits[200:]], splits=1)
     assert found.mean == pytest.approx(expected, rel=1e-9)
     assert math.isnan(found.spread)
+
+
+@pytest.mark.parametrize(("count", "splits"), [(300, 10), (21, 10), (7, 10)])
+def test_score_equals_torch_fidelity_over_parts(count: int, splits: int):
+    """Even, uneven, and as many parts as there are samples."""
+    logits = gaussian(count, 20) * 3
+    number = parts_of(count, splits)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    expected = isc_features_to_metric(logits[order], splits=number, shuffle=False)
+    found = classifier_score([logits], splits)
+    unbiased = (number / (number - 1)) ** 0.5
+    assert found.mean == pytest.approx(expected[KEY_METRIC_ISC_MEAN], rel=1e-9)
+    assert found.spread == pytest.approx(unbiased * expected[KEY_METRIC_ISC_STD], rel=1e-9, abs=1e-12)
 
 
 def test_score_of_certain_and_even_classes_is_their_number():

@@ -332,3 +332,15 @@ def test_protocol_says_that_a_generator_takes_labels(labelled: Dataset):
     chosen = evaluator(labelled)
     chosen.conditional = True
     assert chosen.protocol.endswith("/labels-in-turn")
+
+
+def test_features_without_a_digest_are_refused_since_statistics_are_kept_by_it(labelled: Dataset):
+    features = MeanFeatures()
+    features.digest = ""
+    with pytest.raises(DataError, match=r"evaluation\.features: 'classifier' has no digest, which tells kept stat"):
+        Evaluator(features, labelled, samples=50, split="train", batch_size=20, seed=0, device=CPU)
+
+
+def test_protocol_names_as_many_parts_as_there_are(labelled: Dataset):
+    assert "/splits-10/" in evaluator(labelled, samples=21).protocol
+    assert "/splits-4/" in evaluator(labelled, samples=4).protocol

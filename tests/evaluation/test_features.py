@@ -150,7 +150,7 @@ def test_classifier_of_grey_images_is_refused_for_colour(colour: Dataset):
     from normlab.evaluation.classifier import shipped_classifier
 
     grey = shipped_classifier("digits", (1, 32, 32))
-    with pytest.raises(DataError, match="1 channels; these have 3"):
+    with pytest.raises(DataError, match="fitted to images 1x32x32, and some of these are 3x32x32"):
         open_features("classifier", str(grey), colour, CPU)
 
 
@@ -223,3 +223,11 @@ def test_points_are_their_own_features():
 def test_coordinates_of_images_are_refused(colour: Dataset):
     with pytest.raises(DataError, match="coordinates are of points"):
         open_features("coordinates", None, colour, CPU)
+
+
+@pytest.mark.parametrize("kind", ["inception", "inception-64", "classifier"])
+def test_features_of_images_are_refused_for_points(kind: str, inception_weights: Path):
+    points = DATASETS.build("gaussians", {"limit": 50})
+    weights = str(inception_weights) if kind != "classifier" else None
+    with pytest.raises(DataError, match=r"evaluation\.features: .* of images, and those of 'gaussians' are points"):
+        open_features(kind, weights, points, CPU)

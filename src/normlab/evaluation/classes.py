@@ -1,5 +1,6 @@
 """What the classes that a network sees in images tell of them."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,23 +21,23 @@ class ClassifierScore(NamedTuple):
 def classifier_score(logits: Sequence[Tensor], splits: int) -> ClassifierScore:
     """Return exp of the mean KL divergence of a sample's classes from all samples' (Salimans et al. 2016), at least 1.
 
-    logits: batches [n, classes]. Over `splits` parts of the samples in a fixed random order; by torchmetrics, in
-    float64. On Inception-2015 logits without bias it is the Inception score. It grows with the samples of a part.
+    logits: batches [n, classes]. Over as many parts of the samples, in a fixed random order, as `parts_of` says; by
+    torchmetrics, in float64. On Inception-2015 logits without bias it is the Inception score. It grows with the samples
+    of a part.
     """
-    from torchmetrics.image.inception import InceptionScore
+    every = torch.cat([batch.detach().cpu().double() for batch in logits])
+    count, number = len(every), parts_of(len(every), splits)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    # Cut as torch-fidelity cuts; torchmetrics itself would make fewer parts where they do not come out even.
+    pieces = every[order].tensor_split([part * count // number for part in range(1, number)])
+    scores = torch.stack([_score_of_part(piece) for piece in pieces])
+    spread = float(scores.std()) if number > 1 else math.nan
+    return ClassifierScore(max(1.0, float(scores.mean())), spread)
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Metric `InceptionScore` will save")
-        score = InceptionScore(_AsTheyAre(), splits=splits)
-    for batch in logits:
-        score.update(batch.detach().cpu().double())
-    # torchmetrics shuffles with the global random state, which belongs to the run.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom")  # of a single part
-            mean, spread = score.compute()
-    return ClassifierScore(max(1.0, float(mean)), float(spread))
+
+def parts_of(samples: int, splits: int) -> int:
+    """Return how many parts a classifier score is a mean over: `splits`, as long as there is a sample for each."""
+    return min(splits, samples)
 
 
 def class_shares(logits: Sequence[Tensor]) -> tuple[float, ...]:
@@ -44,6 +45,19 @@ def class_shares(logits: Sequence[Tensor]) -> tuple[float, ...]:
     every = torch.cat([batch.detach().cpu() for batch in logits])
     counts = every.argmax(dim=1).bincount(minlength=every.shape[1])
     return tuple((counts.double() / len(every)).tolist())
+
+
+def _score_of_part(logits: Tensor) -> Tensor:
+    from torchmetrics.image.inception import InceptionScore
+
+    # torchmetrics shuffles with the global random state, which belongs to the run.
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", message="Metric `InceptionScore` will save")
+        warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom")  # of a single part
+        torch.default_generator.manual_seed(0)
+        score = InceptionScore(_AsTheyAre(), splits=1)
+        score.update(logits)
+        return score.compute()[0]
 
 
 class _AsTheyAre(nn.Module):

@@ -73,11 +73,15 @@ class Fitted(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A classifier from a file, with the first digits of the file's sha256 and what was written beside the weights."""
+    """A classifier from a file, with the first digits of the file's sha256 and what was written beside the weights.
+
+    image_shape: channels, height and width of the images that it was fitted to.
+    """
 
     classifier: Classifier
     digest: str
     metadata: dict[str, str]
+    image_shape: tuple[int, ...]
 
 
 def fit_classifier(dataset: Dataset, seed: int = 0) -> Fitted:
@@ -127,7 +131,7 @@ def require_labels(dataset: Dataset) -> None:
         raise DataError(
             "evaluation.features",
             f"the classifier needs labels, and the data set '{dataset.name}' has none",
-            "use evaluation.features=inception, or evaluation=none",
+            "use evaluation.features=inception, or train without scores, evaluation=none",
         )
 
 
@@ -155,9 +159,19 @@ def shipped_classifier(name: str, image_shape: tuple[int, int, int]) -> Path | N
     return find_artifact(SHIPPED, shipped_key(name, image_shape))
 
 
+def by(image_shape: tuple[int, ...]) -> str:
+    """Return how the shape of an image is written: `3x32x32`."""
+    return "x".join(map(str, image_shape))
+
+
+def all_shipped() -> list[str]:
+    """Return the keys of the classifiers that are shipped, `digits-1x32x32` for one."""
+    return sorted(path.stem.rpartition("-")[0] for path in SHIPPED.glob("*.safetensors"))
+
+
 def shipped_key(name: str, image_shape: tuple[int, int, int]) -> str:
     """Return what the name of a shipped classifier's file says of it, as in `digits-1x32x32`."""
-    return "-".join([name, "x".join(map(str, image_shape))])
+    return f"{name}-{by(image_shape)}"
 
 
 def save_classifier(fitted: Fitted, dataset: Dataset, folder: Path, key: str) -> Path:
@@ -165,7 +179,7 @@ def save_classifier(fitted: Fitted, dataset: Dataset, folder: Path, key: str) ->
     metadata = {
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "image_shape": "x".join(map(str, dataset.image_shape)),
+        "image_shape": by(dataset.image_shape),
         "channels": str(fitted.classifier.channels),
         "classes": str(fitted.classifier.classes),
         "held_out_accuracy": f"{fitted.held_out_accuracy:.4f}",
@@ -188,9 +202,10 @@ def _restored(artifact: Artifact, where: str) -> Stored:
     try:
         classifier = Classifier(int(metadata["channels"]), int(metadata["classes"]))
         classifier.load_state_dict(artifact.tensors)
+        image_shape = tuple(map(int, metadata["image_shape"].split("x")))
     except (KeyError, ValueError, RuntimeError) as error:
         raise DataError(where, f"holds no classifier: {error}", "give a file that normlab wrote") from error
-    return Stored(classifier.eval().requires_grad_(False), artifact.digest, metadata)
+    return Stored(classifier.eval().requires_grad_(False), artifact.digest, metadata, image_shape)
 
 
 def _labels(images: Images) -> Tensor:

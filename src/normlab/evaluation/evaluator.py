@@ -19,8 +19,8 @@ from normlab.data.images import Dataset, Images
 from normlab.errors import DataError, is_out_of_memory
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
 from normlab.evaluation.batching import batches, never
-from normlab.evaluation.classes import class_shares
-from normlab.evaluation.features import FeatureExtractor, label, scoring
+from normlab.evaluation.classes import class_shares, parts_of
+from normlab.evaluation.features import Coordinates, FeatureExtractor, label, scoring
 from normlab.evaluation.modes import ModeCounter, mode_counter
 from normlab.evaluation.neighbours import authenticity, nearest_neighbours, neighbours_picture
 from normlab.evaluation.reconstruction import AUTHORS_BATCH, Reconstruction, Search, reconstruct
@@ -103,7 +103,7 @@ class Evaluator:
     classifier score is a mean over.  conditional: whether generators take labels.  search: for held-out images, if any.
 
     Where memory runs out it goes on with half the batch size, which changes no score. Raises DataError for a split of
-    fewer than two images.
+    fewer than two images, and for features without a digest.
     """
 
     features: FeatureExtractor
@@ -124,6 +124,11 @@ class Evaluator:
         if len(self.images) < 2:
             problem = f"is {self.split}, which has fewer images than the two that a covariance needs"
             raise DataError("evaluation.split", problem, "give more images, the other split, or evaluation=none")
+        # Only of coordinates is it known that they never change.
+        if not self.features.digest and not isinstance(self.features, Coordinates):
+            problem = f"'{self.features.name}' has no digest, which tells kept statistics from those of other weights"
+            remedy = "set it to 12 hexadecimal digits of the sha256 of weights and code"
+            raise DataError("evaluation.features", problem, remedy)
         self._mode_counter = mode_counter(self.dataset, self.device)
         self._real: RealStatistics | None = None
 
@@ -142,7 +147,7 @@ class Evaluator:
                 f"{self.split}-{len(self.images)}",
                 f"samples-{self.samples}",
                 f"kept-{self.kept}",
-                f"splits-{self.splits}",
+                f"splits-{parts_of(self.samples, self.splits)}",
                 "restandardised",
                 *(["labels-in-turn"] if self.conditional else []),
                 *([] if self._mode_counter is None else [self._mode_counter.protocol]),

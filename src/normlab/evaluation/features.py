@@ -15,18 +15,20 @@ from normlab.data.images import Dataset
 from normlab.errors import DataError
 from normlab.evaluation.artifacts import DIGEST_LENGTH
 from normlab.evaluation.classifier import FEATURES as CLASSIFIER_FEATURES
-from normlab.evaluation.classifier import Stored, load_classifier, open_classifier
+from normlab.evaluation.classifier import Stored, by, load_classifier, open_classifier
 from normlab.registry import Registry
 from normlab.signals import postponed
 
-WAYS_OUT = "use evaluation.features=classifier, or evaluation=none"
+# The last is no way for `normlab score`, so it says whose way it is.
+WAYS_OUT = "use evaluation.features=classifier, or train without scores, evaluation=none"
 
 
 class FeatureExtractor(Protocol):
     """A fixed network that turns images into features and logits, and what a protocol must say of it.
 
-    digest: the first 12 hexadecimal digits of the sha256 of its weights' file, if it has any.  info: a line for the
-    log.  published: whether scores on these features are the FID, the Inception score and the KID of the literature.
+    digest: 12 hexadecimal digits, others whenever the same images would have other features: of the sha256 of its
+    weights' file, and of its code where that may change.  info: a line for the log.  published: whether scores on these
+    features are the FID, the Inception score and the KID of the literature.
     """
 
     @property
@@ -68,12 +70,23 @@ class ClassifierFeatures:
 
     def __init__(self, stored: Stored, device: torch.device) -> None:
         self.network = stored.classifier.to(device)
+        self.image_shape = stored.image_shape
         self.digest = stored.digest
         about = stored.metadata
         accuracy = float(about.get("held_out_accuracy", "nan"))
         self.info = f"classifier {self.digest} of '{about.get('dataset')}', {accuracy:.2%} right on held-out images"
 
+    def require(self, image_shape: tuple[int, ...]) -> None:
+        """Raise DataError for images of another shape, which the network would take without a word."""
+        if image_shape != self.image_shape:
+            problem = (
+                f"the classifier was fitted to images {by(self.image_shape)}, and some of these are {by(image_shape)}"
+            )
+            remedy = "give images of that size, another classifier, or evaluation.features=inception, which resizes"
+            raise DataError("evaluation.features", problem, remedy)
+
     def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        self.require(images.shape[1:])  # sets that are scored without a data set may hold images of many sizes
         with scoring(images.device):
             return self.network(scaled(images))
 
@@ -117,15 +130,20 @@ class ScriptedFeatures:
         return features.float(), logits
 
 
+def _require_images(dataset: Dataset, what: str) -> None:
+    """Raise DataError where the images of a data set are points."""
+    if dataset.of_points:
+        remedy = "use evaluation.features=coordinates, or train without scores, evaluation=none"
+        raise DataError("evaluation.features", f"{what} is of images, and those of '{dataset.name}' are points", remedy)
+
+
 @FEATURES.register("classifier")
 def classifier(dataset: Dataset, weights: Path | None, device: torch.device) -> FeatureExtractor:
     """The data set's own classifier: shipped, cached, or fitted now to its labels."""
-    stored = load_classifier(weights) if weights else open_classifier(dataset)
-    channels = dataset.image_shape[0]
-    if stored.classifier.channels != channels:
-        problem = f"is a classifier of images with {stored.classifier.channels} channels; these have {channels}"
-        raise DataError(str(weights or "evaluation.features"), problem, "give one that was fitted to such images")
-    return ClassifierFeatures(stored, device)
+    _require_images(dataset, "the classifier")
+    features = ClassifierFeatures(load_classifier(weights) if weights else open_classifier(dataset), device)
+    features.require(dataset.image_shape)
+    return features
 
 
 @FEATURES.register("coordinates")
@@ -146,6 +164,7 @@ def torchscript(dataset: Dataset, weights: Path | None, device: torch.device) ->
 
 def _inception(layer: int, text: str) -> Builder:
     def build(dataset: Dataset, weights: Path | None, device: torch.device) -> FeatureExtractor:
+        _require_images(dataset, "Inception")
         # It brings torch-fidelity and torchvision: a second and 80 MB that a run without it does not need.
         with postponed():
             from normlab.evaluation.inception import InceptionFeatures, published_weights

@@ -23,10 +23,14 @@ def existing_folders(words: Iterable[str]) -> list[Path]:
     return folders
 
 
+def keys_of(overrides: Iterable[str]) -> list[str]:
+    """Return the keys of overrides."""
+    return [word.partition("=")[0].lstrip("+~") for word in overrides]
+
+
 def other_keys(overrides: Iterable[str], taken: Collection[str]) -> list[str]:
     """Return the keys of overrides that are none of those taken, nor below one."""
-    keys = [word.partition("=")[0].lstrip("+~") for word in overrides]
-    return [key for key in keys if not any(key == each or key.startswith(f"{each}.") for each in taken)]
+    return [key for key in keys_of(overrides) if not any(key == each or key.startswith(f"{each}.") for each in taken)]
 
 
 class Arguments(argparse.ArgumentParser):
