@@ -326,6 +326,20 @@ def test_settings_stand_in_a_label_where_they_differ(normlab: Command, tmp_path:
     ]
 
 
+def test_a_parameter_that_two_techniques_have_goes_with_their_names(normlab: Command, tmp_path: Path) -> None:
+    def settings(technique: str, exempt: list[str]) -> RunConfig:
+        part = Part(name=technique, params={"exempt": exempt})
+        return replace(RunConfig(), normalization=NormalizationConfig(discriminator=part))
+
+    fabricate(tmp_path / "batch", settings("batch", ["first"]), falling(500))
+    fabricate(tmp_path / "spectral", settings("spectral", []), falling(500))
+    assert {*by_label(compared(normlab, str(tmp_path))[0])} == {"G:batch D:batch", "G:batch D:spectral"}
+
+    fabricate(tmp_path / "other", settings("batch", ["last"]), falling(500))
+    (comparison,) = compared(normlab, str(tmp_path))
+    assert "G:batch D:batch normalization.discriminator.exempt=['last']" in by_label(comparison)
+
+
 def test_a_parameter_of_one_technique_alone_goes_with_its_name(normlab: Command, study: Path) -> None:
     power = NormalizationConfig(discriminator=Part(name="spectral_conv", params={"power_iterations": 3}))
     fabricate(study / "conv", replace(RunConfig(), normalization=power), falling(500))

@@ -118,10 +118,19 @@ def _label(arm: Mapping[str, Any], keys: Iterable[str]) -> str:
 def _differing(arms: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys, but for the techniques' names, that arms have and have differently.
 
-    What one arm has and another does not is a parameter of a part that only the first has, and goes with its name.
+    What one arm has and another does not is a parameter of a part that only the first has, and goes with its name; and
+    so does a parameter of the same name that two parts have.
     """
-    keys = dict.fromkeys(key for arm in arms for key in arm if key not in TECHNIQUES)
-    return [key for key in keys if len({json.dumps(arm[key]) for arm in arms if key in arm}) > 1]
+
+    def differs(key: str) -> bool:
+        name = f"{key.rpartition('.')[0]}.name"
+        values: dict[Any, set[str]] = {}
+        for arm in arms:
+            if key in arm:
+                values.setdefault(None if key == name else arm.get(name), set()).add(json.dumps(arm[key]))
+        return any(len(own) > 1 for own in values.values())
+
+    return [key for key in dict.fromkeys(key for arm in arms for key in arm if key not in TECHNIQUES) if differs(key)]
 
 
 def _settings(run: Run) -> dict[str, Any]:
