@@ -857,6 +857,7 @@ def gpu(arguments: argparse.Namespace) -> Report:
     the time that the step's convolutions and products would take at the rate of one large product in bfloat16.
     """
     device = assemble.choose_device(run_settings(["device=cuda"]).device)  # refused where there is none
+    assemble.set_float32_precision(arguments.precision)
     techniques = [REFERENCE, *(name for name in arguments.techniques if name != REFERENCE)]
     peak = product_rate(device)
     rows: list[dict[str, Any]] = []
@@ -1032,7 +1033,7 @@ def _add_gpu(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=_positive, default=6)
     parser.add_argument("--steps", type=_positive, default=20, help="steps of a window")
     parser.add_argument("--batch", type=_positive, default=64)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="bf16")
     parser.add_argument("--case", action="append", choices=CASES, help="may be given several times; all by default")
     parser.add_argument("techniques", nargs="*", metavar="TECHNIQUE", default=["spectral"], help="beside none")
 

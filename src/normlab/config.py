@@ -189,17 +189,8 @@ ALWAYS_NAMED = (
 )
 # Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
-    *(
-        "every",
-        "train.until",
-        "train.time_limit",
-        "train.capture",
-        "device",
-        "threads",
-        "force",
-        "on_collapse",
-        "debug",
-    ),
+    *("every", "train.until", "train.time_limit", "train.capture", "device", "threads"),
+    *("force", "on_collapse", "debug"),
     *("dataset.root", "dataset.download", "dataset.workers", "evaluation.weights"),
 )
 # Settings that choose the folder, or say how a run is started.

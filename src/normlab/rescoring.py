@@ -79,8 +79,9 @@ def score_again(config: RunConfig, run_dir: RunDir, steps: list[int], pictures: 
 
 
 def _is_whole(row: dict[str, Any]) -> bool:
-    """Return whether memory sufficed for every score of a row."""
-    return "out_of_memory" not in row["flags"] and None not in row.values()
+    """Return whether memory sufficed for every score of a row; a score of a single part has no spread anyway."""
+    missing = [name for name, value in row.items() if value is None and not name.endswith("score_spread")]
+    return "out_of_memory" not in row["flags"] and not missing
 
 
 def draw(evaluator: Evaluator, generator: Generator, folder: Path, name: str) -> dict[str, Any]:

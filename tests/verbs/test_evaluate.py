@@ -89,6 +89,15 @@ def test_scores_that_memory_was_too_small_for_are_made_again(normlab: Command, o
     assert len(JsonLines(kept).rows()) == 2 * len(rows)
 
 
+def test_a_score_of_one_part_is_kept_though_it_has_no_spread(normlab: Command, outputs: Path):
+    run = trained(normlab, outputs)
+    words = ("evaluate", str(run), "evaluation.splits=1", "--json")
+    rows = rows_of(normlab(*words))
+    assert {row["classifier_score_spread"] for row in rows} == {None}
+    normlab(*words)
+    assert len(JsonLines(RunDir(run).scores).rows()) == len(rows)
+
+
 def test_the_best_is_of_one_protocol():
     def row(step: int, distance: float, protocol: str) -> dict[str, Any]:
         return {"step": step, "generator": "live", "flags": [], "protocol": protocol, "frechet_distance": distance}
