@@ -31,6 +31,7 @@ from normlab.registry import Registry
 from normlab.scoring import Scorer, build_scorer, check_features
 from normlab.settings import Length, Misfit
 from normlab.training.capture import Capture, CudaGraphs, KeptInputs
+from normlab.training.compiled import Compiler
 from normlab.training.ema import Ema
 from normlab.training.monitors import describe_layers
 from normlab.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -193,7 +194,8 @@ def build_state(config: RunConfig, image: ImageSpec, device: torch.device, fit: 
     initialise(generator, initialisation, config.seed, "generator")
     initialise(discriminator, initialisation, config.seed, "discriminator")
     for network in (generator, discriminator):
-        network.to(device).to(memory_format=MEMORY_FORMATS[config.memory_format])  # pyright: ignore[reportCallIssue]
+        network.to(device)
+        lay_out(network, MEMORY_FORMATS[config.memory_format])
     if fit is not None:
         fit(generator, discriminator)
     return TrainState(
@@ -203,6 +205,16 @@ def build_state(config: RunConfig, image: ImageSpec, device: torch.device, fit: 
         discriminator_optimizer=_optimizer(config.optimizer.of("discriminator"), discriminator),
         averaged=None if config.ema.decay is None else Ema(generator, config.ema.decay),
     )
+
+
+def lay_out(network: Network, memory_format: torch.memory_format) -> None:
+    """Bring the weights of a network's layers into a memory format, but for those whose input has a map of one pixel.
+
+    Such an input is in either format, and compilers and libraries do not agree on which one its layer's gradient is in.
+    """
+    for _, layer in network.layers():
+        if layer.place.input_size > 1:
+            layer.layer.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
 def saved_state(config: RunConfig, run_dir: RunDir) -> TrainState | None:
@@ -228,6 +240,7 @@ def saved_state(config: RunConfig, run_dir: RunDir) -> TrainState | None:
 def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: torch.device) -> Step:
     """Return the step of a run, with the state at step 0."""
     pace = pace_of(config, len(dataset.train))
+    capture = capture_of(config, device)
 
     def fit(generator: Generator, discriminator: Network) -> None:
         """Show the generator as many latents as a batch has, and the discriminator real images and those together."""
@@ -260,13 +273,16 @@ def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: t
         seed=config.seed,
         precision=PRECISIONS[config.precision],
         device=device,
-        capture=Capture(CudaGraphs(), KeptInputs(device)) if is_captured(config, device) else None,
+        capture=Capture(CudaGraphs(), KeptInputs(device)) if device.type == "cuda" and capture != "none" else None,
+        compiler=Compiler() if capture == "compile" else None,
     )
 
 
-def is_captured(config: RunConfig, device: torch.device) -> bool:
-    """Return whether a run's steps are captured and replayed."""
-    return config.train.capture != "none" and device.type == "cuda"
+def capture_of(config: RunConfig, device: torch.device) -> str:
+    """Return what is made of a run's steps: `auto` is a graph on a GPU, and nothing elsewhere."""
+    if config.train.capture != "auto":
+        return config.train.capture
+    return "graph" if device.type == "cuda" else "none"
 
 
 class Materials(NamedTuple):

@@ -119,7 +119,7 @@ class TrainConfig:
     batch_size: PositiveInt = 64
     discriminator_steps: PositiveInt = 1
     time_limit: Minutes | None = None
-    capture: Literal["auto", "none", "graph"] = "auto"
+    capture: Literal["auto", "none", "graph", "compile"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -319,7 +319,7 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
     features = None if materials.scorer is None else materials.scorer.info
     return {
         **describe_environment(device, settings.precision),
-        "capture": "graph" if assemble.is_captured(settings, device) else "none",
+        "capture": assemble.capture_of(settings, device),
         "dataset": described,
         "features": features,
     }

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 from normlab.normalizations import TECHNIQUES
 from normlab.penalties import PENALTIES
 from normlab.training.capture import Capture, KeptInputs, Replay, Scalars
+from normlab.training.compiled import Compiler
 from normlab.training.optimizers import OPTIMIZERS
 from normlab.training.state import TrainState
 from normlab.training.step import Step
@@ -223,6 +224,80 @@ def test_a_run_goes_on_in_the_other_mode(build_step: BuildStep, first: str) -> N
     close(tensors(after.state), tensors(straight.state))
 
 
+# --- Compiled -------------------------------------------------------------------------------------------------------
+
+
+def compiled(step: Step, backend: str = "aot_eager") -> Step:
+    """Return a step like another, at step 0, that is traced, differentiated and run as a compiler would have it."""
+    torch.compiler.reset()
+    twin = copy.copy(step)
+    twin.state = copy.deepcopy(step.state)
+    twin.compiler = Compiler(backend)
+    twin.__post_init__()
+    return twin
+
+
+def require_alike(step: Step, twin: Step, steps: int = 3) -> None:
+    for _ in range(steps):
+        close(twin.take(), step.take())
+    close(tensors(twin.state), tensors(step.state))
+    assert twin.compiler is not None
+    assert not twin.compiler.impossible
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("technique", ALL)
+def test_a_compiled_step_is_a_step_under_every_technique(build_step: BuildStep, technique: str) -> None:
+    groups = ("normalization.discriminator.channels_per_group=4",) if technique == "group" else ()
+    step = build_step(f"normalization={technique}", *groups, "ema.decay=0.9", "optimizer=sgd")
+    require_alike(step, compiled(step), steps=2)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_a_step_in_bf16(build_step: BuildStep) -> None:
+    """Without batch statistics: a compiler keeps in float32 what lies between the operations of a norm."""
+    step = build_step("normalization=both/spectral", "optimizer=sgd", "precision=bf16")
+    require_alike(step, compiled(step), steps=2)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_a_step_under_penalties_which_are_differentiated_twice(build_step: BuildStep) -> None:
+    words = [f"penalty.{penalty}.every=2" for penalty in PENALTIES.names()]
+    step = build_step(
+        "normalization=layer", f"penalty=[{','.join(PENALTIES.names())}]", *words, "force=true", "optimizer=sgd"
+    )
+    require_alike(step, compiled(step))
+
+
+@pytest.mark.slow
+def test_a_step_of_real_compilation_is_a_step(build_step: BuildStep) -> None:
+    step = build_step("normalization=spectral", "optimizer=sgd", "memory_format=channels_last")
+    require_alike(step, compiled(step, "inductor"))
+
+
+def test_what_cannot_be_compiled_is_told_once_and_the_step_taken_from_where_it_began(
+    build_step: BuildStep, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The discriminator's update has been made by the time the generator's is found impossible."""
+    step = build_step("ema.decay=0.9")
+    twin = compiled(step)
+    forward = twin.state.generator.forward
+
+    def broken(*arguments: Any) -> Tensor:
+        if torch.is_grad_enabled():
+            float(arguments[0].sum())
+        return forward(*arguments)
+
+    twin.state.generator.forward = broken  # pyright: ignore[reportAttributeAccessIssue]
+    for _ in range(2):
+        close(twin.take(), step.take())
+    for name, value in tensors(step.state).items():
+        assert torch.equal(tensors(twin.state)[name], value), name
+    assert twin.compiler is not None
+    assert twin.compiler.impossible
+    assert sum("steps are not compiled" in record.message for record in caplog.records) == 1
+
+
 # --- On a GPU -------------------------------------------------------------------------------------------------------
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -245,6 +320,23 @@ def test_a_graph_is_a_step_under_every_technique(pair: Pair, technique: str, pre
     groups = [f"normalization.{network}.channels_per_group=4" for network in ("generator", "discriminator")]
     words = (f"normalization=both/{technique}", *(groups if technique == "group" else []), f"precision={precision}")
     compare(*pair(*words, "ema.decay=0.9", "optimizer=sgd", "optimizer.schedule=linear", "train.until=10 steps"))
+
+
+@on_gpu
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("architecture", ["dcgan", "sngan_resnet"])
+def test_a_compiled_graph_is_a_step(build_step: BuildStep, pair: Pair, architecture: str, memory_format: str) -> None:
+    words = (
+        f"architecture={architecture}",
+        f"memory_format={memory_format}",
+        "normalization=spectral",
+        "optimizer=sgd",
+    )
+    anew, _ = pair(*words)
+    twin = build_step(*words, "train.capture=compile", device=torch.device("cuda"))
+    compare(anew, twin)
+    assert twin.compiler is not None
+    assert not twin.compiler.impossible
 
 
 @on_gpu

@@ -154,6 +154,10 @@ class Network(nn.Module):
             if layer.reparametrization is not None:
                 yield name, layer, layer.reparametrization
 
+    def parameters_of_body(self) -> Weights:
+        """Return every parameter that a pass may be given others for, by name, not to be differentiated."""
+        return {name: parameter.detach() for name, parameter in self.body.named_parameters()}
+
     def effective_weights(self) -> Weights:
         """Return the effective weights by parameter name, in float32, for the layers whose weight is reparametrized."""
         effective: Weights = {}

@@ -7,6 +7,7 @@ from torch import nn
 from normlab.networks.blocks import (
     IN_A_SHORTCUT,
     NORMALIZED_AT_ENTRANCES,
+    Downsample,
     Layers,
     Residual,
     SumPool,
@@ -116,10 +117,10 @@ def _first_down(layers: Layers, inputs: int, outputs: int, size: int) -> Residua
         layers.layer(nn.Conv2d(inputs, outputs, 3, padding=1), "first", size, size),
         layers.nonlinearity(outputs, size, nn.ReLU()),
         layers.layer(nn.Conv2d(outputs, outputs, 3, padding=1), "hidden", size, size, bare=NORMALIZED_AT_ENTRANCES),
-        nn.AvgPool2d(2),
+        Downsample(),
     )
     shortcut = layers.layer(nn.Conv2d(inputs, outputs, 1), "first", size // 2, size // 2, bare=IN_A_SHORTCUT)
-    return Residual(residual, Stack(nn.AvgPool2d(2), shortcut), layers.addition(outputs))
+    return Residual(residual, Stack(Downsample(), shortcut), layers.addition(outputs))
 
 
 def _down(layers: Layers, inputs: int, outputs: int, size: int, halves: bool) -> Residual:
@@ -135,6 +136,6 @@ def _down(layers: Layers, inputs: int, outputs: int, size: int, halves: bool) ->
     if halves or inputs != outputs:
         shortcut.append(layers.layer(nn.Conv2d(inputs, outputs, 1), "hidden", size, size, bare=IN_A_SHORTCUT))
     if halves:
-        residual.append(nn.AvgPool2d(2))
-        shortcut.append(nn.AvgPool2d(2))
+        residual.append(Downsample())
+        shortcut.append(Downsample())
     return Residual(residual, shortcut, layers.addition(outputs))

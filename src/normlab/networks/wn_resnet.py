@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from normlab.networks.blocks import IN_A_SHORTCUT, Layers, Residual, Upsample
+from normlab.networks.blocks import IN_A_SHORTCUT, Downsample, Layers, Residual, Upsample
 from normlab.networks.network import ARCHITECTURES, Architecture, Generator, ImageSpec, Network, Size, Stack
 from normlab.normalizations.base import Technique
 from normlab.settings import Misfit
@@ -124,7 +124,7 @@ def _down(layers: Layers, inputs: int, outputs: int, size: int, halves: bool, fi
     )
     shortcut = Stack()
     if halves:
-        shortcut.append(nn.AvgPool2d(2))
+        shortcut.append(Downsample())
     if inputs != outputs:
         shortcut.append(layers.layer(nn.Conv2d(inputs, outputs, 1), position, smaller, smaller, bare=IN_A_SHORTCUT))
     return Residual(residual, shortcut, layers.addition(outputs))

@@ -21,14 +21,16 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalization (Ioffe & Szegedy 2015); statistics over images and map, running ones with momentum 0.1.
 
     While `moving_statistics` is off, training passes use the batch's statistics without moving the running ones: the
-    pass belongs to the other network's update.
+    pass belongs to the other network's update. Of bfloat16 it computes in float32 as well, and gives back bfloat16,
+    which the next layer would make of it in any case: that is half of what has to be moved.
     """
 
     moving_statistics = True
 
     def forward(self, input: Tensor) -> Tensor:
         assert self.running_mean is not None
-        input = input.to(self.running_mean.dtype)
+        if input.dtype != torch.bfloat16:
+            input = input.to(self.running_mean.dtype)
         if self.training and not self.moving_statistics:
             return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
         return super().forward(input)
@@ -69,7 +71,7 @@ class ConditionalBatchNorm(Labelled):
     def forward(self, input: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
         gain, bias = (table[labels][:, :, None, None] for table in (self.gain, self.bias))
-        return gain * self.normalize(input) + bias
+        return gain * self.normalize(input.to(gain.dtype)) + bias
 
 
 class ElementwiseLayerNorm(nn.LayerNorm):

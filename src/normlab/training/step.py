@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +18,12 @@ from normlab.penalties import Batch, Penalty, Update
 from normlab.randomness import stream
 from normlab.settings import Length
 from normlab.training.capture import Capture, Inputs, Scalars
+from normlab.training.compiled import Compiler
 from normlab.training.optimizers import Schedule
 from normlab.training.state import TrainState
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(kw_only=True)
@@ -30,7 +35,8 @@ class Step:
     non-finite loss or gradient sets `non_finite` on the device, which masks that update and all later ones; the trainer
     reads it when it next looks.
 
-    capture: what replays steps; None where each is computed anew.
+    capture: what replays steps; None where each is computed anew.  compiler: what compiles the networks' passes and
+    their weights; None where they are left as they are.
     """
 
     state: TrainState
@@ -46,6 +52,7 @@ class Step:
     precision: torch.dtype
     device: torch.device
     capture: Capture | None = None
+    compiler: Compiler | None = None
     non_finite: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,15 +69,18 @@ class Step:
         """Train one step further and return its scalars, on the device, which the next step may overwrite."""
         state = self.state
         self.set_rates()
-        if self.capture is None:
-            scalars = self.compute()
-        else:
-            # Steps at which other penalties are due are other steps.
-            due = tuple(tuple(self.penalties_due(update)) for update in range(self.discriminator_steps))
-            scalars = self.capture.take(self, due)
+        scalars = self.train() if self.compiler is None else self.compiler.attempt(self.train, state)
         state.step += 1
         state.images_seen += self.discriminator_steps * self.batch_size
         return scalars
+
+    def train(self) -> Scalars:
+        """Do all of a step but for its count: by replay, where steps are captured."""
+        if self.capture is None:
+            return self.compute()
+        # Steps at which other penalties are due are other steps.
+        due = tuple(tuple(self.penalties_due(update)) for update in range(self.discriminator_steps))
+        return self.capture.take(self, due)
 
     def set_rates(self) -> None:
         for optimizer, rates in self.rates:
@@ -99,13 +109,13 @@ class Step:
         generator, discriminator = self.state.generator, self.state.discriminator
         real = self.real_batch(update)
         with torch.no_grad(), self.autocast(), generator.frozen_statistics():
-            fake = self.generate(f"discriminator {update}", generator.weights_of_pass())
-        weights = discriminator.weights_of_pass()
+            fake = self.generate(f"discriminator {update}", self.weights_of_pass(generator))
+        weights = self.weights_of_pass(discriminator)
         # Two passes, never one over both: batch statistics of real and fake images together would tell them apart.
         with self.autocast():
-            real_scores = discriminator(real.images, weights, real.labels)
-            weights = discriminator.weights_of_pass(weights)
-            fake_scores = discriminator(fake.images, weights, fake.labels)
+            real_scores = self.compiled(discriminator.forward)(real.images, weights, real.labels)
+            weights = self.weights_of_pass(discriminator, weights)
+            fake_scores = self.compiled(discriminator.forward)(fake.images, weights, fake.labels)
         loss = self.loss.discriminator(real_scores, fake_scores)
         penalty = self.penalty(update, real, fake, weights)
         scalars = {"loss/discriminator": loss.detach(), **describe_scores(real_scores.detach(), fake_scores.detach())}
@@ -118,11 +128,12 @@ class Step:
     def update_generator(self) -> Scalars:
         generator, discriminator = self.state.generator, self.state.discriminator
         with torch.no_grad():
-            of_discriminator = discriminator.weights_of_pass()
-        weights = generator.weights_of_pass()
+            # All of them, and none to be differentiated: a compiled pass has the gradients of whatever could be.
+            of_discriminator = discriminator.parameters_of_body() | self.weights_of_pass(discriminator)
+        weights = self.weights_of_pass(generator)
         with self.autocast(), discriminator.frozen_statistics():
             fake = self.generate("generator", weights)
-            scores = discriminator(fake.images, of_discriminator, fake.labels)
+            scores = self.compiled(discriminator.forward)(fake.images, of_discriminator, fake.labels)
         loss = self.loss.generator(scores)
         norm = self.descend(loss, generator, weights, self.state.generator_optimizer)
         return {"loss/generator": loss.detach(), "gradient_norm/generator": norm}
@@ -156,7 +167,7 @@ class Step:
         optimizer.step()
         if constraint is not None:
             constraint(parameters)
-        network.advance()
+        self.compiled(network.advance)()
         return norm
 
     def penalties_due(self, update: int) -> list[int]:
@@ -229,7 +240,14 @@ class Step:
     def generate(self, purpose: str, weights: Weights) -> Batch:
         """Return what the generator makes of the latents and labels of a purpose."""
         labels = self.fake_labels(purpose)
-        return Batch(self.state.generator(self.latents(purpose), weights, labels), labels)
+        return Batch(self.compiled(self.state.generator.forward)(self.latents(purpose), weights, labels), labels)
+
+    def weights_of_pass(self, network: Network, previous: Weights | None = None) -> Weights:
+        return self.compiled(network.weights_of_pass)(previous) if network.technique.reparametrizes else {}
+
+    def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return a function of a network, compiled where the run asks for it."""
+        return function if self.compiler is None else self.compiler(function)
 
     def latents(self, purpose: str) -> Tensor:
         shape = (self.batch_size, self.state.generator.latent_size)
