@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import shutil
-import subprocess
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from normlab import composition, progress, threads
 from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError, NumericalError
+from normlab.outputs.machine import of_gpus
 from normlab.outputs.run_dir import RunDir
 from normlab.sweeps.record import Job
 
@@ -112,12 +112,7 @@ def visible_gpus() -> list[str]:
     """Return the GPUs of this machine as $CUDA_VISIBLE_DEVICES names them, and no others where it is set."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
-    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return said.split()
+    return of_gpus("uuid")
 
 
 def swept(runs: list[list[str]]) -> list[dict[str, str]]:
