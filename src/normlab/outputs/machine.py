@@ -15,7 +15,7 @@ def cpu_name() -> str:
 
 
 def of_gpus(what: str, gpu: str | None = None) -> list[str]:
-    """Return what `nvidia-smi` says of one GPU or all, such as their `name` or `uuid`; nothing where it says nothing."""
+    """Return what `nvidia-smi` says of one GPU or all, such as their `name` or `uuid`; nothing where there is none."""
     command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader", *([] if gpu is None else ["-i", gpu])]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout

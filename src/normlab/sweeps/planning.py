@@ -100,12 +100,27 @@ def jobs(plan: Plan) -> tuple[Job, ...]:
 
 
 def runs_at_once(launcher: dict[str, Any], runs: int) -> int | None:
-    """Return how many runs a launcher has on this machine at a time; None if that is for others to say."""
+    """Return how many runs a launcher has on this machine at a time; None if that is for others to say, or open."""
+    if is_open(launcher):
+        return None
     kind = _kind(launcher)
     if kind == "JoblibLauncher":
         at_once = _count(launcher, "n_jobs") or 1
         return max(1, min(runs, at_once if at_once > 0 else threads.cores() + 1 + at_once))
     return {"BasicLauncher": 1, "LocalLauncher": max(1, runs)}.get(kind)
+
+
+def is_open(launcher: dict[str, Any]) -> bool:
+    """Return whether it is left to normlab how many runs a launcher has at a time."""
+    return _kind(launcher) == "JoblibLauncher" and launcher["settings"].get("n_jobs") == "auto"
+
+
+def with_runs_at_once(plan: Plan, count: int) -> Plan:
+    """Return a plan whose launcher, open till now, has so many runs at a time: Hydra takes a number alone."""
+    settings = {**plan.launcher["settings"], "n_jobs": count}
+    words = [word for word in plan.hydra_words if not word.startswith("hydra.launcher.n_jobs=")]
+    words.append(f"hydra.launcher.n_jobs={count}")
+    return replace(plan, launcher={**plan.launcher, "settings": settings}, hydra_words=words)
 
 
 def visible_gpus() -> list[str]:
@@ -151,7 +166,8 @@ def _share_of_cores(launcher: dict[str, Any], runs: int) -> int | None:
 def _count(launcher: dict[str, Any], key: str) -> int | None:
     value = launcher["settings"].get(key)
     if value is not None and (not isinstance(value, int) or value == 0):
-        raise ConfigurationError(f"hydra.launcher.{key}", f"got {value!r}", "give a whole number other than 0")
+        remedy = f"give a whole number other than 0{', or auto' if key == 'n_jobs' else ''}"
+        raise ConfigurationError(f"hydra.launcher.{key}", f"got {value!r}", remedy)
     return value
 
 
