@@ -77,15 +77,14 @@ def settle(plan: Plan, attempt: Try | None = None) -> tuple[Plan, list[Row]]:
         return plan, []
     settings, place = plan.runs[0].settings, place_of(plan.runs[0].settings)
     most, kept = _most(plan, place), _file(settings, place)
-    rows = known = _read(kept)
-    if any(run.ended is None for run in plan.runs) and next_count(rows, most) is not None:
-        print("trying how many runs at a time are best, by the training step of #0", flush=True)
-        rows = measure(most, attempt or (lambda count: try_out(settings, count, place)), known)
-        _keep(kept, settings, place, rows)
-    chosen = best(rows, most)
-    if most > 1:
+    rows = _read(kept)
+    if any(run.ended is None for run in plan.runs) and most > 1:
+        if next_count(rows, most) is not None:
+            print("trying how many runs at a time are best, by the training step of #0", flush=True)
+            rows = measure(most, attempt or (lambda count: try_out(settings, count, place)), rows)
+            _keep(kept, settings, place, rows)
         print(_told(rows, most, place, kept), flush=True)
-    return planning.with_runs_at_once(plan, chosen * place.devices), rows
+    return planning.with_runs_at_once(plan, best(rows, most) * place.devices), rows
 
 
 def forecast(plan: Plan) -> tuple[Plan, str]:
