@@ -20,6 +20,7 @@ from normlab.data.images import Images
 from normlab.data.pixels import Labels, Pixels
 from normlab.errors import DataError, ResourceError
 from normlab.outputs.atomic import sync_folder
+from normlab.outputs.cache import cache_folder
 
 FORMAT = 1  # raise it when the same source would be packed differently
 LARGEST_READ = 2**30  # bytes of a split that are held against their digest at every start
@@ -27,14 +28,6 @@ MANIFEST = "manifest.json"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def cache_folder() -> Path:
-    """Return the folder for what runs share: `$NORMLAB_CACHE`, else `normlab` in the user's cache folder."""
-    chosen = os.environ.get("NORMLAB_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "normlab"
 
 
 @dataclass(frozen=True)

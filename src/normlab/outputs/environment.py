@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from normlab.outputs.machine import cpu_name
+
 _PACKAGES = ("normlab", "torchvision", "torchmetrics", "torch-fidelity", "numpy", "hydra-core")
 
 
@@ -21,9 +23,9 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "git": describe_checkout(Path(__file__).parent),
         "platform": platform.platform(),
         "host": platform.node(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "determinism": {
@@ -70,12 +72,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

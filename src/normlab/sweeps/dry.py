@@ -10,7 +10,7 @@ from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import duration
 from normlab.reports import forecast, tables
 from normlab.reports.runs import Run, find_runs, read_run
-from normlab.sweeps import planning
+from normlab.sweeps import planning, throughput
 from normlab.sweeps.planning import Plan, Planned
 from normlab.training.pace import pace_of
 
@@ -38,6 +38,9 @@ def check(words: list[str], config_dir: str | None, judge: Judge, estimate: Esti
     print(f"{tables.render(rows)}\n\n{len(missing)} of {len(plan.runs)} runs are missing or not at their end")
     if not missing:
         return DONE
+    plan, at_a_time = throughput.forecast(plan)
+    if at_a_time:
+        print(at_a_time)
     known = {run.settings.name: list(find_runs([config.outputs_folder() / run.settings.name])) for run in missing}
     auto = _automatic_device(plan)
     devices = [auto if run.settings.device == "auto" else run.settings.device.partition(":")[0] for run in missing]

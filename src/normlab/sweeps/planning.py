@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import shutil
-import subprocess
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from normlab import composition, progress, threads
 from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError, NumericalError
+from normlab.outputs.machine import of_gpus
 from normlab.outputs.run_dir import RunDir
 from normlab.sweeps.record import Job
 
@@ -100,7 +100,9 @@ def jobs(plan: Plan) -> tuple[Job, ...]:
 
 
 def runs_at_once(launcher: dict[str, Any], runs: int) -> int | None:
-    """Return how many runs a launcher has on this machine at a time; None if that is for others to say."""
+    """Return how many runs a launcher has on this machine at a time; None if that is for others to say, or open."""
+    if is_open(launcher):
+        return None
     kind = _kind(launcher)
     if kind == "JoblibLauncher":
         at_once = _count(launcher, "n_jobs") or 1
@@ -108,16 +110,24 @@ def runs_at_once(launcher: dict[str, Any], runs: int) -> int | None:
     return {"BasicLauncher": 1, "LocalLauncher": max(1, runs)}.get(kind)
 
 
+def is_open(launcher: dict[str, Any]) -> bool:
+    """Return whether it is left to normlab how many runs a launcher has at a time."""
+    return _kind(launcher) == "JoblibLauncher" and launcher["settings"].get("n_jobs") == "auto"
+
+
+def with_runs_at_once(plan: Plan, count: int) -> Plan:
+    """Return a plan whose launcher, open till now, has so many runs at a time: Hydra takes a number alone."""
+    settings = {**plan.launcher["settings"], "n_jobs": count}
+    words = [word for word in plan.hydra_words if not word.startswith("hydra.launcher.n_jobs=")]
+    words.append(f"hydra.launcher.n_jobs={count}")
+    return replace(plan, launcher={**plan.launcher, "settings": settings}, hydra_words=words)
+
+
 def visible_gpus() -> list[str]:
     """Return the GPUs of this machine as $CUDA_VISIBLE_DEVICES names them, and no others where it is set."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
-    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return said.split()
+    return of_gpus("uuid")
 
 
 def swept(runs: list[list[str]]) -> list[dict[str, str]]:
@@ -156,7 +166,8 @@ def _share_of_cores(launcher: dict[str, Any], runs: int) -> int | None:
 def _count(launcher: dict[str, Any], key: str) -> int | None:
     value = launcher["settings"].get(key)
     if value is not None and (not isinstance(value, int) or value == 0):
-        raise ConfigurationError(f"hydra.launcher.{key}", f"got {value!r}", "give a whole number other than 0")
+        remedy = f"give a whole number other than 0{', or auto' if key == 'n_jobs' else ''}"
+        raise ConfigurationError(f"hydra.launcher.{key}", f"got {value!r}", remedy)
     return value
 
 

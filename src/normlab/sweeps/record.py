@@ -49,7 +49,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What `sweep.json` holds. `launcher` has the launcher's `name` and its `settings`."""
+    """What `sweep.json` holds. `launcher` has the launcher's `name` and its `settings`.
+
+    throughput: the table by which the number of runs at a time was chosen, if it was.
+    """
 
     words: tuple[str, ...]
     hydra_words: tuple[str, ...]
@@ -58,6 +61,7 @@ class Sweep:
     outputs: str
     on_error: Literal["continue", "stop"]
     launcher: dict[str, Any]
+    throughput: tuple[dict[str, Any], ...] = ()
     state: Literal["running", "done", "stopped", "failed"] = "running"
     started: str = ""
     ended: str | None = None

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from normlab import config
 from normlab.errors import DONE, TIME_LIMIT_REACHED, SweepError
 from normlab.outputs.run_dir import ENDINGS
 from normlab.reports.screen import Screen
-from normlab.sweeps import planning, table
+from normlab.sweeps import planning, table, throughput
 from normlab.sweeps.job import die_with_parent, why_not_started
 from normlab.sweeps.record import Job, Record, Sweep, Wish, is_running
 
@@ -35,6 +35,7 @@ def run(words: list[str], config_dir: str | None) -> int:
     plan = planning.plan(words, config_dir)
     if any(run.ended is None for run in plan.runs):
         planning.require_launcher(plan.launcher)
+    plan, rows = throughput.settle(plan)
     jobs = planning.jobs(plan)  # before the record, since it may refuse the launcher's settings
     outputs = config.outputs_folder().resolve()
     record = Record(outputs / ".sweep" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
@@ -47,6 +48,7 @@ def run(words: list[str], config_dir: str | None) -> int:
         outputs=str(outputs),
         on_error=plan.on_error,
         launcher=plan.launcher,
+        throughput=tuple(map(asdict, rows)),
         started=_now(),
         host=platform.node(),
         pid=os.getpid(),
