@@ -37,7 +37,7 @@ def _warm() -> None:
     for name in (
         *("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify"),
         # What they import when it is needed; torch's compiler is what the first optimizer brings.
-        *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.image.fid", "torchmetrics.image.inception"),
+        *("torch._dynamo", "torch.utils.tensorboard"),
     ):
         importlib.import_module(name)
     # What they would all make for themselves: Hydra's grammar, and the digits at the size that networks take.

@@ -106,7 +106,6 @@ ONLY_THERE = {
     "omegaconf": {"composition.py", "config.py"},
     "matplotlib": {"outputs/plots.py"},
     "scipy": {"reports/intervals.py"},
-    "torchmetrics": {"evaluation/classes.py"},
     "torch.utils.tensorboard": {"outputs/sinks.py"},
 }
 

@@ -26,7 +26,7 @@ COLD = 10  # trials of each kind, when all are made
 for name in (
     *("normlab.launching", "normlab.verbs.train", "normlab.verbs.verify"),
     # What they import when it is needed; torch's compiler is what the first optimizer brings.
-    *("torch._dynamo", "torch.utils.tensorboard", "torchmetrics.image.fid", "torchmetrics.image.inception"),
+    *("torch._dynamo", "torch.utils.tensorboard"),
     "matplotlib.figure",
 ):
     importlib.import_module(name)

@@ -1,14 +1,11 @@
 """What the classes that a network sees in images tell of them."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-
-# torchmetrics takes most of a second to import, so only the function that needs it does.
+from torch import Tensor
 
 
 class ClassifierScore(NamedTuple):
@@ -21,14 +18,13 @@ class ClassifierScore(NamedTuple):
 def classifier_score(logits: Sequence[Tensor], splits: int) -> ClassifierScore:
     """Return exp of the mean KL divergence of a sample's classes from all samples' (Salimans et al. 2016), at least 1.
 
-    logits: batches [n, classes]. Over as many parts of the samples, in a fixed random order, as `parts_of` says; by
-    torchmetrics, in float64. On Inception-2015 logits without bias it is the Inception score. It grows with the samples
-    of a part.
+    logits: batches [n, classes]. Over as many parts of the samples, in a fixed random order, as `parts_of` says,
+    in float64. On Inception-2015 logits without bias it is the Inception score. It grows with the samples of a part.
     """
     every = torch.cat([batch.detach().cpu().double() for batch in logits])
     count, number = len(every), parts_of(len(every), splits)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    # Cut as torch-fidelity cuts; torchmetrics itself would make fewer parts where they do not come out even.
+    # Cut as torch-fidelity cuts, so that parts differ by a sample at most.
     pieces = every[order].tensor_split([part * count // number for part in range(1, number)])
     scores = torch.stack([_score_of_part(piece) for piece in pieces])
     spread = float(scores.std()) if number > 1 else math.nan
@@ -48,20 +44,7 @@ def class_shares(logits: Sequence[Tensor]) -> tuple[float, ...]:
 
 
 def _score_of_part(logits: Tensor) -> Tensor:
-    from torchmetrics.image.inception import InceptionScore
-
-    # torchmetrics shuffles with the global random state, which belongs to the run.
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", message="Metric `InceptionScore` will save")
-        warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom")  # of a single part
-        torch.default_generator.manual_seed(0)
-        score = InceptionScore(_AsTheyAre(), splits=1)
-        score.update(logits)
-        return score.compute()[0]
-
-
-class _AsTheyAre(nn.Module):
-    """Stands where torchmetrics expects a network: the logits are there already."""
-
-    def forward(self, logits: Tensor) -> Tensor:
-        return logits
+    log_p = logits.log_softmax(dim=1)  # p(y|x)
+    p = log_p.exp()
+    divergences = (p * (log_p - p.mean(dim=0).log())).sum(dim=1)
+    return divergences.mean().exp()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("normlab", "torchvision", "torchmetrics", "torch-fidelity", "numpy", "hydra-core")
+_PACKAGES = ("normlab", "torchvision", "torch-fidelity", "numpy", "hydra-core")
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
