@@ -1,4 +1,6 @@
+import io
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -7,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import benchmark
-from benchmarks import bare, gpu, memory, monitors, options, runs, timing, trainer
+from benchmarks import bare, gpu, memory, mimicry, mimicry_worker, monitors, options, runs, timing, trainer
 from benchmarks.report import Report
-from benchmarks.work import Work
+from benchmarks.work import UnequalWork, Work
 from normlab import assemble
 from normlab.outputs.sinks import JsonLines
 
@@ -249,3 +252,38 @@ def test_the_operations_of_a_step_are_those_of_its_products():
     of_generator = 2 * (g1 + sum(g)) + (g1 + sum(g)) + sum(g)
     of_discriminator = 2 * (2 * (d1 + sum(d)) + sum(d)) + 2 * (d1 + sum(d))
     assert gpu.floating_operations(step) == 2 * settings.train.batch_size * (of_generator + of_discriminator)
+
+
+def test_what_pip_cannot_install_is_one_line_and_exits_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("NORMLAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    assert benchmark.main(["trainer", "--mimicry"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: torch-mimicry 0.1.16: pip cannot install it: No matching distribution")
+
+
+def test_a_loader_holds_a_trainer_up_between_windows(monkeypatch: pytest.MonkeyPatch):
+    """A trainer of 2 batches a step, asked for windows of 1 and 2 steps, over an epoch of 4 batches."""
+    requests = [{"steps": 1, "count": False}, {"steps": 2, "count": True}]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(json.dumps(request) + "\n" for request in requests)))
+    answers = io.StringIO()
+    layer, told = nn.Conv2d(1, 1, 1), [0]
+    for _ in mimicry_worker.InWindows(DataLoader([0] * 4), 2, answers):
+        told.append(len(answers.getvalue().splitlines()))
+        layer(torch.zeros(1, 1, 1, 1))
+    rows = [json.loads(answer) for answer in answers.getvalue().splitlines()]
+    assert told == [0, 0, 0, 1, 1, 1, 1]
+    assert [row["heavy"] for row in rows] == [{}, {"convolution of 1x1x1x1 by 1x1x1x1": 4}]
+    assert all(row["cpu"] >= 0 and row["wall"] > 0 for row in rows)
+
+
+def test_convolutions_of_other_shapes_are_refused_and_gradients_told():
+    ours = Counter({"convolution of a": 2, "gradient of a: input": 2})
+    theirs = Counter({"convolution of a": 2, "gradient of a: input+weight": 2})
+    assert mimicry.compared(ours, theirs)["only_torch_mimicry"] == {"gradient of a: input+weight": 2}
+    with pytest.raises(UnequalWork):
+        mimicry.compared(ours, theirs + Counter({"convolution of b": 1}))

@@ -8,6 +8,7 @@ from contextlib import closing
 import torch
 
 from benchmarks.bare import PLAIN_TECHNIQUES, BareLoop
+from benchmarks.mimicry import against_mimicry
 from benchmarks.options import add_common, positive, whole_intervals
 from benchmarks.report import Report
 from benchmarks.runs import CPU, LOG_EVERY, WARM_UP, Windows, scratch_folder
@@ -30,6 +31,8 @@ def trainer(arguments: argparse.Namespace) -> Report:
     UnequalWork where the two differ in their convolutions, their gradients or their optimizer steps, or in their losses
     from one and the same start over the first steps.
     """
+    if arguments.mimicry:
+        return against_mimicry(arguments)
     settings = trainer_settings(arguments)
     materials = assemble.gather(settings, CPU)
     torch.manual_seed(settings.seed)
@@ -129,5 +132,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive, default=9)
     parser.add_argument("--steps", type=whole_intervals, default=50, help="steps of a window, whole intervals of rows")
     parser.add_argument("--technique", choices=PLAIN_TECHNIQUES, default="none", help="of the discriminator")
+    parser.add_argument(
+        "--mimicry", action="store_true", help="against torch-mimicry's trainer instead, both with its SNGAN-32"
+    )
     parser.add_argument("--width", type=positive, default=32)
     parser.add_argument("--batch", type=positive, default=64)

@@ -43,12 +43,12 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape))
 
 
-def table(ours: Counter[str], theirs: Counter[str]) -> str:
+def table(ours: Counter[str], theirs: Counter[str], other: str = "bare") -> str:
     """Return both counts of every operation, a line each."""
     names = sorted({*ours, *theirs})
     width = max(map(len, names))
     rows = [f"  {name:<{width}}  {ours[name]:>7}  {theirs[name]:>7}" for name in names]
-    return "\n".join([f"  {'':<{width}}  normlab     bare", *rows])
+    return "\n".join([f"  {'':<{width}}  normlab  {other:>7}", *rows])
 
 
 def counted_after_warm_up(train: Callable[[int], None], steps: int) -> Work:
