@@ -1,6 +1,6 @@
 """Train the same small SNGAN with torch-mimicry and with normlab, on the same images, and score both alike.
 
-    pip install --no-deps torch-mimicry && pip install scikit-image    # in an environment of its own, beside normlab
+    pip install --no-deps torch-mimicry    # in an environment of its own, beside normlab
     python scripts/parity.py IMAGES [--seeds 0 1 2] [--sides normlab mended torch-mimicry]
 
 torch-mimicry brings its networks, losses, updates and trainer; normlab the first weights, the latents, the order of the
@@ -84,9 +84,10 @@ class Absent(types.ModuleType):
 
 
 def mimicry() -> Any:
-    """Import torch-mimicry, whose TensorFlow metrics and old torch modules are stubbed while it is imported."""
+    """Import torch-mimicry; what its metrics and readers want, and what torch has no more, is stubbed meanwhile."""
     assert tensorboard.compat.tf.io  # which looks now whether there is TensorFlow
-    absent = ("tensorflow", "torch._six")
+    wanted = ("tensorflow", "torch._six", "skimage", "sklearn", "sklearn.metrics", "sklearn.metrics.pairwise")
+    absent = [name for name in wanted if name not in sys.modules]
     sys.modules.update({name: Absent(name) for name in absent})
     package = importlib.import_module("torch_mimicry")
     for name in absent:

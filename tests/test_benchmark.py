@@ -1,90 +1,82 @@
-import importlib.util
+import io
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
+import benchmark
+from benchmarks import bare, gpu, memory, mimicry, mimicry_worker, monitors, options, runs, timing, trainer
+from benchmarks.report import Report
+from benchmarks.work import UnequalWork, Work
+from normlab import assemble
 from normlab.outputs.sinks import JsonLines
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 TINY = ("trainer", "--rounds", "2", "--steps", "50", "--width", "8", "--batch", "2")
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["benchmark"] = module  # where dataclasses look up the hints of their fields
-    specification.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def quick(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let benchmarks warm up for two steps and have a row every five, and keep their log out of the tests' own."""
-    monkeypatch.setattr(benchmark, "WARM_UP", 2)
-    monkeypatch.setattr(benchmark, "LOG_EVERY", 5)
-    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
+    for module in (trainer, monitors):
+        monkeypatch.setattr(module, "WARM_UP", 2)
+    for module in (trainer, options):
+        monkeypatch.setattr(module, "LOG_EVERY", 5)
+    monkeypatch.setattr(runs, "open_log", lambda path: None)
 
 
-def report_with_control(benchmark: ModuleType, control: float):
-    return lambda arguments: benchmark.Report({"control": control}, ["a line"])
-
-
-def test_every_arm_stands_twice_in_every_place_over_six_rounds(benchmark: ModuleType):
-    orders = [benchmark.in_turn(["a", "b", "c"], round_number) for round_number in range(6)]
+def test_every_arm_stands_twice_in_every_place_over_six_rounds():
+    orders = [timing.in_turn(["a", "b", "c"], round_number) for round_number in range(6)]
     assert len({tuple(order) for order in orders}) == 6
     for place in range(3):
         assert Counter(order[place] for order in orders) == {"a": 2, "b": 2, "c": 2}
 
 
-def test_arms_are_timed_once_a_round_in_cpu_and_wall_seconds(benchmark: ModuleType):
+def test_arms_are_timed_once_a_round_in_cpu_and_wall_seconds():
     calls: list[str] = []
-    seconds = benchmark.time_rounds({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
+    seconds = timing.time_rounds({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
     assert Counter(calls) == {"a": 2, "b": 2}
     assert [len(windows) for windows in seconds.values()] == [2, 2]
     assert all(window.cpu >= 0 and window.wall > 0 for window in seconds["a"])
 
 
 @pytest.mark.parametrize(("rounds", "rank"), [(5, 1), (6, 1), (9, 2), (15, 4), (25, 8)])
-def test_the_interval_of_a_median_lies_between_the_tabulated_ranks(benchmark: ModuleType, rounds: int, rank: int):
+def test_the_interval_of_a_median_lies_between_the_tabulated_ranks(rounds: int, rank: int):
     # The ranks of a sign test's interval of at least 95 %; below 6 rounds there is none and the range stands for it.
-    ratio = benchmark.ratio_of([float(value) for value in range(rounds, 0, -1)], [1.0] * rounds)
+    ratio = timing.ratio_of([float(value) for value in range(rounds, 0, -1)], [1.0] * rounds)
     assert ratio == ((rounds + 1) / 2, rank, rounds + 1 - rank)
 
 
-def test_ratios_are_taken_within_rounds(benchmark: ModuleType):
-    assert benchmark.ratio_of([2.0, 20.0, 200.0], [1.0, 10.0, 100.0]) == (2, 2, 2)
+def test_ratios_are_taken_within_rounds():
+    assert timing.ratio_of([2.0, 20.0, 200.0], [1.0, 10.0, 100.0]) == (2, 2, 2)
 
 
 @pytest.mark.parametrize(("control", "exit_code"), [(0.969, 5), (0.97, 0), (1.03, 0), (1.031, 5)])
 def test_a_noisy_control_is_told_and_exits_5(
-    benchmark: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     control: float,
     exit_code: int,
 ):
-    monkeypatch.setattr(benchmark, "trainer", report_with_control(benchmark, control))
+    monkeypatch.setattr(trainer, "trainer", lambda arguments: Report({"control": control}, ["a line"]))
     assert benchmark.main(["trainer", "--json"]) == exit_code
     output = capsys.readouterr()
     assert json.loads(output.out) == {"control": control}
     assert (f"error: control: an arm took {control:.3f}" in output.err) == (exit_code == 5)
 
 
-def test_work_counts_convolutions_their_wanted_gradients_and_optimizer_steps(benchmark: ModuleType):
+def test_work_counts_convolutions_their_wanted_gradients_and_optimizer_steps():
     layer = nn.Conv2d(1, 2, 3)
     images = torch.randn(4, 1, 5, 5)
     optimizer = torch.optim.Adam(layer.parameters(), fused=True)
-    with benchmark.Work() as work:
+    with Work() as work:
         layer(images).sum().backward()
         optimizer.step()
     assert work.heavy == {
@@ -92,21 +84,21 @@ def test_work_counts_convolutions_their_wanted_gradients_and_optimizer_steps(ben
         "gradient of 4x1x5x5 by 2x1x3x3: weight+bias": 1,
         "Adam step of 2 tensors": 1,
     }
-    with benchmark.Work() as work:
+    with Work() as work:
         layer.requires_grad_(False)(images.requires_grad_()).sum().backward()
     assert work.heavy["gradient of 4x1x5x5 by 2x1x3x3: input"] == 1
 
 
 def test_unequal_work_prints_both_counts_and_no_ratio(
-    benchmark: ModuleType, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    plain = benchmark.BareLoop.train
+    plain = bare.BareLoop.train
 
     def twice(self: object, steps: int) -> None:
         plain(self, steps)
         plain(self, steps)
 
-    monkeypatch.setattr(benchmark.BareLoop, "train", twice)
+    monkeypatch.setattr(bare.BareLoop, "train", twice)
     assert benchmark.main(list(TINY)) == 1
     output = capsys.readouterr()
     assert output.out == ""
@@ -114,10 +106,8 @@ def test_unequal_work_prints_both_counts_and_no_ratio(
     assert line.split()[-2:] == ["3", "6"]
 
 
-def test_losses_that_differ_are_refused(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(benchmark, "copy_weights", lambda source, target: None)
+def test_losses_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(bare, "copy_weights", lambda source, target: None)
     assert benchmark.main(list(TINY)) == 1
     output = capsys.readouterr()
     assert output.out == ""
@@ -125,17 +115,17 @@ def test_losses_that_differ_are_refused(
 
 
 @pytest.mark.parametrize("technique", ["none", "batch", "instance", "layer", "group"])
-def test_the_bare_loop_computes_what_a_step_of_normlab_does(benchmark: ModuleType, technique: str):
+def test_the_bare_loop_computes_what_a_step_of_normlab_does(technique: str):
     words = ["trainer", "--technique", technique, "--width", "8", "--batch", "4"]
-    settings = benchmark.trainer_settings(benchmark._parser().parse_args(words))
-    materials = benchmark.assemble.gather(settings, torch.device("cpu"))
-    assert benchmark.largest_difference(settings, materials) < 1e-5
+    settings = trainer.trainer_settings(benchmark.parsed(words))
+    materials = assemble.gather(settings, torch.device("cpu"))
+    assert trainer.largest_difference(settings, materials) < 1e-5
 
 
-def test_a_window_holds_each_row_that_is_due_in_it(benchmark: ModuleType, tmp_path: Path):
-    settings = benchmark.trainer_settings(benchmark._parser().parse_args([*TINY, "--width", "4"]))
-    windows = benchmark.Windows(settings, benchmark.assemble.gather(settings, torch.device("cpu")), tmp_path)
-    windows.train(benchmark.WARM_UP)
+def test_a_window_holds_each_row_that_is_due_in_it(tmp_path: Path):
+    settings = trainer.trainer_settings(benchmark.parsed([*TINY, "--width", "4"]))
+    windows = runs.Windows(settings, assemble.gather(settings, torch.device("cpu")), tmp_path)
+    windows.train(runs.WARM_UP)
     for rows in (2, 3):
         windows.train(50)
         written = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -143,9 +133,7 @@ def test_a_window_holds_each_row_that_is_due_in_it(benchmark: ModuleType, tmp_pa
     windows.close()
 
 
-def test_the_trainer_is_told_against_the_bare_loop(
-    benchmark: ModuleType, quick: None, outputs: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_trainer_is_told_against_the_bare_loop(quick: None, outputs: Path, capsys: pytest.CaptureFixture[str]):
     code = benchmark.main([*TINY, "--steps", "5", "--json"])
     values = json.loads(capsys.readouterr().out)
     assert code == (0 if 0.97 <= values["control"] <= 1.03 else 5)
@@ -174,13 +162,13 @@ def test_the_command_prints_one_object_and_leaves_no_run_behind(outputs: Path):
     assert list(outputs.parent.iterdir()) == []
 
 
-def test_saving_every_so_many_minutes_is_no_number_of_steps(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]):
+def test_saving_every_so_many_minutes_is_no_number_of_steps(capsys: pytest.CaptureFixture[str]):
     assert benchmark.main(["saving", *SMALL, "every.checkpoint=5 minutes"]) == 2
     assert "error: every.checkpoint: is 5 minutes" in capsys.readouterr().err
 
 
 def test_what_monitors_cost_is_a_share_of_the_steps_between_two_measurements(
-    benchmark: ModuleType, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     rows: dict[str, list[bool]] = {"with": [], "without": [], "again": []}
     append = JsonLines.append
@@ -201,17 +189,15 @@ def test_what_monitors_cost_is_a_share_of_the_steps_between_two_measurements(
     assert values["ratio"] == pytest.approx((2 * monitored + measuring) / (2 * bare))
 
 
-def test_what_is_never_measured_has_no_cost(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]):
+def test_what_is_never_measured_has_no_cost(capsys: pytest.CaptureFixture[str]):
     assert benchmark.main(["monitors", *SMALL, "every.spectra=null"]) == 2
     assert "error: every.spectra: is null" in capsys.readouterr().err
 
 
-def test_memory_is_followed_over_a_whole_run(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(benchmark, "open_log", lambda path: None)
+def test_memory_is_followed_over_a_whole_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(runs, "open_log", lambda path: None)
     held = iter(range(10**6))
-    monkeypatch.setattr(benchmark, "resident_bytes", lambda: next(held))
+    monkeypatch.setattr(memory, "resident_bytes", lambda: next(held))
     # A run that does something beside training now and then, and not every step, which takes many times as long.
     rates = [f"every.{what}=20 steps" for what in ("sample", "checkpoint", "spectra")]
     assert benchmark.main(["memory", "--json", "--steps", "40", *SMALL, *rates]) == 0
@@ -220,7 +206,7 @@ def test_memory_is_followed_over_a_whole_run(
     assert values["growth_bytes"] == values["most_bytes_by_tenths"][-1] - values["most_bytes_by_tenths"][2] > 0
 
 
-def test_the_cost_of_a_technique_is_against_none(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]):
+def test_the_cost_of_a_technique_is_against_none(capsys: pytest.CaptureFixture[str]):
     small = ["--size", "32", "--width", "4", "--batch", "2", "--rounds", "1", "--threads", "1", "--json"]
     code = benchmark.main(["normalizations", "weight", "spectral", *small])
     told = json.loads(capsys.readouterr().out)
@@ -232,17 +218,14 @@ def test_the_cost_of_a_technique_is_against_none(benchmark: ModuleType, capsys: 
 
 
 def test_steps_on_a_gpu_are_timed_anew_and_captured(
-    benchmark: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """With the CPU in a GPU's place, where nothing is captured and no kernel is launched."""
     words = {"device=cuda": "device=cpu", "train.capture=graph": "train.capture=none"}
     words["architecture=dcgan"] = "architecture.width=4"
-    run_settings = benchmark.run_settings
-    monkeypatch.setattr(
-        benchmark, "run_settings", lambda given: run_settings([words.get(word, word) for word in given])
-    )
-    monkeypatch.setattr(benchmark, "kernel_launches", lambda step: 7)
-    monkeypatch.setattr(benchmark, "PRODUCT", 64)
+    monkeypatch.setattr(gpu, "run_settings", lambda given: runs.run_settings([words.get(word, word) for word in given]))
+    monkeypatch.setattr(gpu, "kernel_launches", lambda step: 7)
+    monkeypatch.setattr(gpu, "PRODUCT", 64)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", str)
     code = benchmark.main(
@@ -257,10 +240,10 @@ def test_steps_on_a_gpu_are_timed_anew_and_captured(
     ]
 
 
-def test_the_operations_of_a_step_are_those_of_its_products(benchmark: ModuleType):
-    settings = benchmark.run_settings(["dataset=gaussians", "architecture=mlp", "normalization=both/none"])
-    images, cpu = benchmark.assemble.open_dataset(settings), torch.device("cpu")
-    step = benchmark.assemble.build_step(settings, images, benchmark.assemble.open_batches(settings, images, cpu), cpu)
+def test_the_operations_of_a_step_are_those_of_its_products():
+    settings = runs.run_settings(["dataset=gaussians", "architecture=mlp", "normalization=both/none"])
+    images, cpu = assemble.open_dataset(settings), torch.device("cpu")
+    step = assemble.build_step(settings, images, assemble.open_batches(settings, images, cpu), cpu)
     (g1, *g), (d1, *d) = (
         [layer.layer.weight.numel() for _, layer in network.layers()]
         for network in (step.state.generator, step.state.discriminator)
@@ -268,4 +251,39 @@ def test_the_operations_of_a_step_are_those_of_its_products(benchmark: ModuleTyp
     # Passes forward, and gradients of weights and of inputs; neither latents nor the discriminator's images need one.
     of_generator = 2 * (g1 + sum(g)) + (g1 + sum(g)) + sum(g)
     of_discriminator = 2 * (2 * (d1 + sum(d)) + sum(d)) + 2 * (d1 + sum(d))
-    assert benchmark.floating_operations(step) == 2 * settings.train.batch_size * (of_generator + of_discriminator)
+    assert gpu.floating_operations(step) == 2 * settings.train.batch_size * (of_generator + of_discriminator)
+
+
+def test_what_pip_cannot_install_is_one_line_and_exits_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("NORMLAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    assert benchmark.main(["trainer", "--mimicry"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: torch-mimicry 0.1.16: pip cannot install it: No matching distribution")
+
+
+def test_a_loader_holds_a_trainer_up_between_windows(monkeypatch: pytest.MonkeyPatch):
+    """A trainer of 2 batches a step, asked for windows of 1 and 2 steps, over an epoch of 4 batches."""
+    requests = [{"steps": 1, "count": False}, {"steps": 2, "count": True}]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(json.dumps(request) + "\n" for request in requests)))
+    answers = io.StringIO()
+    layer, told = nn.Conv2d(1, 1, 1), [0]
+    for _ in mimicry_worker.InWindows(DataLoader([0] * 4), 2, answers):
+        told.append(len(answers.getvalue().splitlines()))
+        layer(torch.zeros(1, 1, 1, 1))
+    rows = [json.loads(answer) for answer in answers.getvalue().splitlines()]
+    assert told == [0, 0, 0, 1, 1, 1, 1]
+    assert [row["heavy"] for row in rows] == [{}, {"convolution of 1x1x1x1 by 1x1x1x1": 4}]
+    assert all(row["cpu"] >= 0 and row["wall"] > 0 for row in rows)
+
+
+def test_convolutions_of_other_shapes_are_refused_and_gradients_told():
+    ours = Counter({"convolution of a": 2, "gradient of a: input": 2})
+    theirs = Counter({"convolution of a": 2, "gradient of a: input+weight": 2})
+    assert mimicry.compared(ours, theirs)["only_torch_mimicry"] == {"gradient of a: input+weight": 2}
+    with pytest.raises(UnequalWork):
+        mimicry.compared(ours, theirs + Counter({"convolution of b": 1}))

@@ -75,14 +75,17 @@ class Recorder:
         self._show(row)
 
     def spectra(self, position: Position, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add a row per network and layer, where this step has none of it, and draw all that there are."""
+        """Add a row per network and layer, where this step has none of it, and draw them once there are lines."""
         there = {_subject(row) for row in self._spectra.rows() if row["step"] == position.step}
         for measured in rows:
             if _subject(measured) not in there:
                 row = {**vars(position), **measured}
                 self._spectra.append(row)
                 self._show(row)
-        self._picture.draw(self._spectra.rows())
+        every = self._spectra.rows()
+        # One step makes no line yet, and to import what draws would keep the first step waiting.
+        if len({row["step"] for row in every}) > 1:
+            self._picture.draw(every)
 
     def has_grid(self, step: int) -> bool:
         return self.run_dir.sample(step).exists()
