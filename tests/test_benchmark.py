@@ -229,15 +229,43 @@ def test_steps_on_a_gpu_are_timed_anew_and_captured(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", str)
     code = benchmark.main(
-        ["gpu", "--case", "dcgan_32", "--batch", "2", "--rounds", "1", "--steps", "1", "--json", "weight"]
+        [
+            "gpu",
+            "--case",
+            "dcgan_32",
+            "--batch",
+            "2",
+            "--rounds",
+            "1",
+            "--steps",
+            "1",
+            "--json",
+            "--capture",
+            "graph",
+            "weight",
+        ]
     )
     rows = json.loads(capsys.readouterr().out)["rows"]
 
     assert code in (0, 5)  # a window this short is noisy
-    assert [(row["technique"], row["captured"], row["launches_per_step"]) for row in rows] == [
-        ("none", False, 7),
-        ("weight", False, 7),
+    assert [(row["technique"], row["capture"], row["captured"], row["launches_per_step"]) for row in rows] == [
+        (technique, capture, False, 7) for technique in ("none", "weight") for capture in ("none", "graph")
     ]
+    assert ["of_bare" in row for row in rows] == [True, True, False, False]
+
+
+def test_the_bare_loop_of_a_gpu_computes_what_a_step_does():
+    settings = runs.run_settings(
+        ["architecture.width=4", "normalization=none", "train.discriminator_steps=2", "train.batch_size=4"]
+    )
+    images, cpu = gpu.random_colours(32), torch.device("cpu")
+    step = assemble.build_step(settings, images, assemble.open_batches(settings, images, cpu), cpu)
+    loop = gpu.BareLoop(step)
+    with gpu.Flops() as of_step:
+        step.take()
+    with gpu.Flops() as of_loop:
+        loop.train(1)
+    assert of_loop.total == of_step.total
 
 
 def test_the_operations_of_a_step_are_those_of_its_products():

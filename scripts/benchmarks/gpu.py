@@ -1,12 +1,14 @@
 """On a GPU: steps that are replayed against steps that are computed anew, and each technique against none."""
 
 import argparse
+import copy
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -16,6 +18,7 @@ from benchmarks.report import Report
 from benchmarks.runs import run_settings, takes
 from benchmarks.timing import ratio_of, time_rounds, window_of
 from normlab import assemble
+from normlab.data.batches import scaled
 from normlab.data.images import Dataset, Images
 from normlab.outputs.environment import describe_environment
 from normlab.training.step import Step
@@ -28,6 +31,8 @@ CASES = {
     "sngan_resnet_5": (32, ["architecture=sngan_resnet", "train.discriminator_steps=5"]),
 }
 PRODUCT = 8192  # rows and columns of the matrices whose product shows how fast the device can be
+ANEW, BARE = "none", "bare"
+CAPTURES = ("graph", "compile")
 
 
 def gpu(arguments: argparse.Namespace) -> Report:
@@ -38,73 +43,143 @@ def gpu(arguments: argparse.Namespace) -> Report:
     """
     device = assemble.choose_device(run_settings(["device=cuda"]).device)  # refused where there is none
     assemble.set_float32_precision(arguments.precision)
-    techniques = [REFERENCE, *(name for name in arguments.techniques if name != REFERENCE)]
     peak = product_rate(device)
     rows: list[dict[str, Any]] = []
     controls: list[float] = []
     for case in arguments.case or CASES:
-        size, words = CASES[case]
-        words = [*words, f"train.batch_size={arguments.batch}", f"precision={arguments.precision}", "evaluation=none"]
-
-        def step_of(technique: str, capture: str, size: int = size, words: list[str] = words) -> Step:
-            settings = run_settings(["device=cuda", *words, f"normalization={technique}", f"train.capture={capture}"])
-            images = random_colours(size)
-            return assemble.build_step(settings, images, assemble.open_batches(settings, images, device), device)
-
-        anew = {name: step_of(name, "none") for name in techniques}
-        steps = {name: step_of(name, "graph") for name in techniques}
-        again = step_of(REFERENCE, "graph")
-        flops = {name: floating_operations(step) for name, step in anew.items()}
-        launches = {name: kernel_launches(step) for name, step in anew.items()}
-        arms = {f"{name}, anew": step for name, step in anew.items()} | steps | {AGAIN: again}
-        windows = {name: _synchronized(window_of(takes(step), arguments.steps)) for name, step in arms.items()}
-        for window in windows.values():
-            window()
-        seconds = time_rounds(windows, arguments.rounds)
-        wall = {name: [window.wall / arguments.steps for window in seconds[name]] for name in seconds}
-        controls.append(ratio_of(wall[AGAIN], wall[REFERENCE]).median)
-        for name in techniques:
-            step = steps[name]
-            captured = statistics.median(wall[name])
-            rows.append(
-                {
-                    **{
-                        "case": case,
-                        "technique": name,
-                        "captured": step.capture is not None and not step.capture.impossible,
-                    },
-                    "anew_milliseconds": 1000 * statistics.median(wall[f"{name}, anew"]),
-                    "captured_milliseconds": 1000 * captured,
-                    "speedup": ratio_of(wall[f"{name}, anew"], wall[name])._asdict(),
-                    "cost": ratio_of(wall[name], wall[REFERENCE])._asdict(),
-                    "images_per_second": step.discriminator_steps * step.batch_size / captured,
-                    "launches_per_step": launches[name],
-                    "share_of_floor": flops[name] / peak / captured,
-                }
-            )
+        found, control = rows_of(case, arguments, device, peak)
+        rows += found
+        controls.append(control)
     control = max(controls, key=lambda ratio: abs(ratio - 1), default=1.0)
     values = {
         "benchmark": "gpu",
         "ratio": min((row["speedup"]["median"] for row in rows), default=1.0),
         **{"rows": rows, "control": control, "rounds": arguments.rounds},
         "product_teraflops": peak / 1e12,
-        "settings": {key: getattr(arguments, key) for key in ("batch", "precision", "steps")},
+        "settings": {key: getattr(arguments, key) for key in ("batch", "precision", "memory_format", "steps")},
         "environment": describe_environment(device, arguments.precision),
     }
     lines = [
         "full steps on a GPU, computed anew and replayed from a captured graph",
         f"  {torch.cuda.get_device_name(device)}, batches of {arguments.batch}, {arguments.precision}, "
-        f"{arguments.rounds} rounds of {arguments.steps} steps; one large product runs at {peak / 1e12:.0f} TFLOP/s",
+        f"{arguments.memory_format}, {arguments.rounds} rounds of {arguments.steps} steps; one large product runs at "
+        f"{peak / 1e12:.0f} TFLOP/s",
         *(
-            f"  {row['case']:<14}  {row['technique']:<29}  {row['anew_milliseconds']:7.2f} ms anew, "
-            f"{row['captured_milliseconds']:6.2f} ms captured ({row['speedup']['median']:.1f} times as fast), "
-            f"{row['cost']['median']:.3f} of none, {row['images_per_second']:,.0f} images/s, "
-            f"{row['launches_per_step']} launches, {100 * row['share_of_floor']:.0f} % of the floor"
+            f"  {row['case']:<14}  {row['technique']:<29}  {row['capture']:<7}  {row['milliseconds']:6.2f} ms, "
+            f"{row['speedup']['median']:.1f} times as fast as anew, {row['cost']['median']:.3f} of none, "
+            f"{row['images_per_second']:,.0f} images/s, {row['launches_per_step']} launches, "
+            f"{100 * row['share_of_floor']:.0f} % of the floor"
             for row in rows
         ),
         f"  noise control  {control:.3f}  (none against itself, the worst of {len(controls)})",
     ]
     return Report(values, lines)
+
+
+def rows_of(
+    case: str, arguments: argparse.Namespace, device: torch.device, peak: float
+) -> tuple[list[dict[str, Any]], float]:
+    """Return a row for each technique and for whatever is made of its steps, and the noise control."""
+    size, words = CASES[case]
+    images = random_colours(size)
+    options = [f"{key}={getattr(arguments, key)}" for key in ("precision", "memory_format")]
+    words = ["device=cuda", *words, *options, f"train.batch_size={arguments.batch}", "evaluation=none"]
+
+    def step_of(technique: str, capture: str) -> Step:
+        settings = run_settings([*words, f"normalization={technique}", f"train.capture={capture}"])
+        return assemble.build_step(settings, images, assemble.open_batches(settings, images, device), device)
+
+    captures = [ANEW, *(arguments.capture or CAPTURES)]
+    techniques = dict.fromkeys([REFERENCE, *arguments.techniques])
+    steps = {(technique, capture): step_of(technique, capture) for technique in techniques for capture in captures}
+    again = step_of(REFERENCE, captures[1])
+    flops = {technique: floating_operations(steps[technique, ANEW]) for technique in techniques}
+    launches = {arm: kernel_launches(step) for arm, step in steps.items()}
+    kernel_launches(again)
+    # The graphs have been recorded; what was compiled for them is not called again.
+    torch.compiler.reset()
+    loops = {arm: takes(step) for arm, step in steps.items()}
+    loops |= {(REFERENCE, AGAIN): takes(again), (REFERENCE, BARE): BareLoop(steps[REFERENCE, ANEW]).train}
+    wall = seconds_per_step(loops, arguments.steps, arguments.rounds)
+    rows = [
+        {
+            **{"case": case, "technique": technique, "capture": capture},
+            **{"captured": is_captured(step), "compiled": step.compiler is not None and not step.compiler.impossible},
+            "milliseconds": 1000 * statistics.median(wall[technique, capture]),
+            "speedup": ratio_of(wall[technique, ANEW], wall[technique, capture])._asdict(),
+            "cost": ratio_of(wall[technique, capture], wall[REFERENCE, capture])._asdict(),
+            "images_per_second": step.discriminator_steps
+            * step.batch_size
+            / statistics.median(wall[technique, capture]),
+            "launches_per_step": launches[technique, capture],
+            "share_of_floor": flops[technique] / peak / statistics.median(wall[technique, capture]),
+        }
+        for (technique, capture), step in steps.items()
+    ]
+    for capture, row in zip(captures, rows, strict=False):  # those of none come first
+        row["of_bare"] = ratio_of(wall[REFERENCE, capture], wall[REFERENCE, BARE])._asdict()
+    return rows, ratio_of(wall[REFERENCE, AGAIN], wall[REFERENCE, captures[1]]).median
+
+
+def is_captured(step: Step) -> bool:
+    return step.capture is not None and not step.capture.impossible
+
+
+def seconds_per_step(
+    loops: Mapping[tuple[str, str], Callable[[int], None]], steps: int, rounds: int
+) -> dict[tuple[str, str], list[float]]:
+    """Return how long a step of each loop takes in each round, until the device has done it."""
+    windows = {" ".join(arm): _synchronized(window_of(train, steps)) for arm, train in loops.items()}
+    for window in windows.values():
+        window()
+    seconds = time_rounds(windows, rounds)
+    return {arm: [window.wall / steps for window in seconds[" ".join(arm)]] for arm in loops}
+
+
+class BareLoop:
+    """The loop that one writes by hand, on the device: two networks, two optimizers, and nothing that looks on.
+
+    It has the plain modules of a step whose networks have no reparametrized weights, copied, and its images.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.generator = copy.deepcopy(step.state.generator.body)
+        self.discriminator = copy.deepcopy(step.state.discriminator.body)
+        self.generator_optimizer, self.discriminator_optimizer = (
+            torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
+            for network in (self.generator, self.discriminator)
+        )
+        self.pixels = torch.tensor(step.real.images.pixels[:], device=step.device)
+
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
+            for _ in range(self.step.discriminator_steps):
+                self.update_discriminator()
+            self.update_generator()
+
+    def update_discriminator(self) -> None:
+        rows = torch.randint(len(self.pixels), (self.step.batch_size,), device=self.step.device)
+        real = scaled(self.pixels.index_select(0, rows))
+        with self.step.autocast():
+            with torch.no_grad():
+                fake = self.generator(self.latents())
+            loss = self.step.loss.discriminator(self.discriminator(real), self.discriminator(fake))
+        self.discriminator_optimizer.zero_grad()
+        loss.backward()
+        self.discriminator_optimizer.step()
+
+    def update_generator(self) -> None:
+        self.discriminator.requires_grad_(False)
+        with self.step.autocast():
+            loss = self.step.loss.generator(self.discriminator(self.generator(self.latents())))
+        self.generator_optimizer.zero_grad()
+        loss.backward()
+        self.generator_optimizer.step()
+        self.discriminator.requires_grad_(True)
+
+    def latents(self) -> Tensor:
+        return torch.randn(self.step.batch_size, self.step.state.generator.latent_size, device=self.step.device)
 
 
 def random_colours(size: int) -> Dataset:
@@ -145,8 +220,9 @@ def floating_operations(step: Step) -> int:
 
 
 def kernel_launches(step: Step) -> int:
-    """Return how many kernels a step launches; it takes two."""
-    step.take()
+    """Return how many kernels a step launches, once it is captured if it is to be; it takes four."""
+    for _ in range(3):
+        step.take()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step.take()
@@ -175,5 +251,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, default=20, help="steps of a window")
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="bf16")
+    parser.add_argument("--memory-format", choices=assemble.MEMORY_FORMATS, default="channels_last")
+    parser.add_argument("--capture", action="append", choices=CAPTURES, help="may be given twice; both by default")
     parser.add_argument("--case", action="append", choices=CASES, help="may be given several times; all by default")
     parser.add_argument("techniques", nargs="*", metavar="TECHNIQUE", default=["spectral"], help="beside none")
