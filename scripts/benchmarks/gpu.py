@@ -24,8 +24,8 @@ from normlab.outputs.environment import describe_environment
 from normlab.training.step import Step
 
 CASES = {
-    "dcgan_32": (32, ["architecture=dcgan"]),
-    "dcgan_64": (64, ["architecture=dcgan", "dataset.image_size=64"]),
+    "dcgan_32": (32, ["architecture=dcgan", "architecture.width=64"]),
+    "dcgan_64": (64, ["architecture=dcgan", "architecture.width=64", "dataset.image_size=64"]),
     "sngan_cnn": (32, ["architecture=sngan_cnn"]),
     "sngan_resnet": (32, ["architecture=sngan_resnet"]),
     "sngan_resnet_5": (32, ["architecture=sngan_resnet", "train.discriminator_steps=5"]),

@@ -106,8 +106,10 @@ def test_normalization_is_in_float32_under_bfloat16(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         output = module(images)
 
-    assert output.dtype == torch.float32
-    torch.testing.assert_close(output, module(images.float()))
+    exact = module(images.float())
+    # Batch normalization alone hands on the bfloat16 that the next layer would make of it; not a bit may differ.
+    assert output.dtype == (torch.bfloat16 if name == "batch" else torch.float32)
+    torch.testing.assert_close(output, exact.to(output.dtype), **({"rtol": 0, "atol": 0} if name == "batch" else {}))
 
 
 def test_frozen_statistics_are_used_and_do_not_move() -> None:

@@ -1,11 +1,15 @@
 """The spectral techniques against the singular values of what they divide by, unrolled where it is a convolution."""
 
+import copy
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normlab.normalizations import TECHNIQUES
+from benchmarks.work import Work
+from normlab.normalizations import TECHNIQUES, spectral
 from normlab.normalizations.base import Place, Reparametrization, WeightLayer, as_matrix, output_dimension
 from normlab.normalizations.spectral import BidirectionalSpectralNorm, SpectralConvolutionNorm, SpectralNorm
 from normlab.randomness import stream
@@ -254,3 +258,38 @@ def test_a_gain_that_starts_at_sigma_keeps_the_function() -> None:
     part = reparametrize("spectral_gamma", built, "conv", start="sigma")
 
     torch.testing.assert_close(part(built.weight), built.weight)
+
+
+def of_one_shape(matrices: Sequence[Tensor]) -> list[list[int]]:
+    shapes = [matrix.shape for matrix in matrices]
+    return [[number for number, own in enumerate(shapes) if own == shape] for shape in dict.fromkeys(shapes)]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_layers_of_equal_shape_share_their_products(monkeypatch: pytest.MonkeyPatch, together: bool) -> None:
+    """As on a GPU, where they share them, so on a CPU, where they do not: in as many products as there are shapes."""
+    shapes = [(5, 7), (4, 6), (5, 7), (5, 7), (6, 4)]
+    layers = [nn.Linear(columns, rows, dtype=torch.float64) for rows, columns in shapes]
+    parts = [SpectralNorm(layer).double() for layer in layers]
+    weights = [layer.weight for layer in layers]
+    for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        part.reset(weight.data, stream(number, "test"))
+    expected = copy.deepcopy(parts)
+    for part, weight in zip(expected, weights, strict=True):
+        part.iterate(weight.data, 3)
+    if together:
+        monkeypatch.setattr(spectral, "by_shape", of_one_shape)
+
+    with torch.no_grad(), Work() as iterating:
+        SpectralNorm.iterate_all(parts, weights, 3)
+    with Work() as dividing:
+        effective = SpectralNorm.effective(parts, weights)
+
+    assert (iterating.light["mv"], iterating.light["bmm"]) == ((12, 6) if together else (30, 0))
+    assert (dividing.light["mv"], dividing.light["bmm"]) == ((2, 1) if together else (5, 0))
+    gradients = torch.autograd.grad(torch.stack([(weight**3).sum() for weight in effective]).sum(), weights)
+    for part, other, weight, divided, gradient in zip(parts, expected, weights, effective, gradients, strict=True):
+        torch.testing.assert_close((part.u, part.v), (other.u, other.v))
+        alone = other(weight)
+        torch.testing.assert_close(divided, alone)
+        torch.testing.assert_close((gradient,), torch.autograd.grad((alone**3).sum(), weight))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.work import Work
 from normlab.networks import Network
 from normlab.normalizations import TECHNIQUES
 from normlab.normalizations.spectral import SpectralNorm
@@ -182,6 +183,17 @@ def test_power_iterations_advance_once_per_own_update(build_step: BuildStep, mon
     step.take()
 
     assert counts == {"generator": 4, "discriminator": 3 * 4}  # of 4 layers each
+
+
+def test_spectral_normalization_adds_at_most_half_as_many_operations(build_step: BuildStep) -> None:
+    def operations(technique: str) -> int:
+        step = build_step("architecture=sngan_resnet", f"normalization={technique}")
+        step.take()
+        with Work() as work:
+            step.take()
+        return work.operations
+
+    assert operations("spectral") <= 1.5 * operations("none")
 
 
 @pytest.mark.parametrize(("decay", "at", "expected"), [(0.75, 100, 0.75), (0.999, 0, 0.1), (0.999, 90, 0.91)])

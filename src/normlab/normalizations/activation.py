@@ -1,6 +1,6 @@
 """Techniques that follow a layer: none at all, and batch, conditional batch, instance, layer and group normalization.
 
-All work in float32 whatever the precision of the layers around them, with a gain and a bias per channel and eps 1e-5.
+All compute in float32 whatever the precision of the layers around them, with a gain and a bias per channel and eps 1e-5.
 Unless `exempt` says otherwise they skip what the literature skips: the last layer of the generator, whose output is the
 image, and the first layer of the discriminator, which sees it (Radford et al. 2016, section 3). Behind the last layer
 of the discriminator they never stand: normalized, a single score would be a constant.

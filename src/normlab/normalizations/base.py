@@ -159,7 +159,7 @@ def output_dimension(layer: WeightLayer) -> int:
 
 def as_matrix(weight: Tensor, output_dim: int) -> Tensor:
     """Return a weight as the matrix [output channels, all else] whose norms the literature speaks of."""
-    return weight.transpose(0, output_dim).flatten(1)
+    return (weight.transpose(0, output_dim) if output_dim else weight).flatten(1)
 
 
 def per_channel(values: Tensor, weight: Tensor, output_dim: int) -> Tensor:

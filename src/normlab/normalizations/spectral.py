@@ -48,6 +48,32 @@ def to_unit_length(vectors: list[Tensor]) -> None:
     torch._foreach_div_(vectors, lengths)  # pyright: ignore
 
 
+def by_shape(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """Return which of some matrices are to be multiplied in one product: those of equal shape, on a GPU.
+
+    There every launch that is saved is time gained. A CPU is several times as fast with one after the other.
+    """
+    groups: dict[Any, list[int]] = {}
+    for number, matrix in enumerate(matrices):
+        groups.setdefault(tuple(matrix.shape) if matrix.is_cuda else number, []).append(number)
+    return list(groups.values())
+
+
+def products(matrices: Sequence[Tensor], vectors: Sequence[Tensor], groups: list[list[int]]) -> list[Tensor]:
+    """Return each matrix times its vector, computed group by group."""
+    results = list(vectors)
+    for group in groups:
+        if len(group) == 1:
+            (number,) = group
+            results[number] = torch.mv(matrices[number], vectors[number])
+            continue
+        stack = torch.stack([matrices[number] for number in group])
+        columns = torch.stack([vectors[number] for number in group])[:, :, None]
+        for number, product in zip(group, torch.bmm(stack, columns)[:, :, 0].unbind(), strict=True):
+            results[number] = product
+    return results
+
+
 class DivideBySigma(torch.autograd.Function):
     """scale W / sigma(W) of several layers, where the gradient sees u and v as constants (Miyato et al. 2018, eq. 12).
 
@@ -58,10 +84,9 @@ class DivideBySigma(torch.autograd.Function):
     def forward(ctx: Any, forms: list[tuple[int, float]], *tensors: Tensor) -> tuple[Tensor, ...]:
         count = len(forms)
         weights, us, vs = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
-        sigmas = [
-            torch.dot(u, as_matrix(weight, dimension) @ v)
-            for (dimension, _), weight, u, v in zip(forms, weights, us, vs, strict=True)
-        ]
+        matrices = [as_matrix(weight, dimension) for (dimension, _), weight in zip(forms, weights, strict=True)]
+        images = products(matrices, vs, by_shape(matrices))
+        sigmas = [torch.dot(u, image) for u, image in zip(us, images, strict=True)]
         inverses = torch.stack(sigmas).reciprocal()
         divided = [weight * inverse for weight, inverse in zip(weights, inverses.unbind(), strict=True)]
         ctx.forms = forms
@@ -75,7 +100,7 @@ class DivideBySigma(torch.autograd.Function):
         count = len(gradients)
         inverses, *saved = ctx.saved_tensors
         divided, us, vs = saved[:count], saved[count : 2 * count], saved[2 * count :]
-        along = torch.stack([(G * weight).sum() for G, weight in zip(gradients, divided, strict=True)])
+        along = torch.stack([each.sum() for each in torch._foreach_mul(gradients, divided)])  # pyright: ignore
         results: list[Tensor] = []
         rows = zip(ctx.forms, gradients, divided, us, vs, inverses.unbind(), (along * inverses).unbind(), strict=True)
         for (dimension, scale), G, weight, u, v, inverse, share in rows:
@@ -168,12 +193,13 @@ class SpectralNorm(DividedBySigma):
     def iterate_all(parts: Sequence["SpectralNorm"], weights: Sequence[Tensor], times: int) -> None:
         """Move the vectors of several layers; once an iteration all are brought to length 1 together."""
         matrices = [as_matrix(weight, part.dimension) for part, weight in zip(parts, weights, strict=True)]
-        vectors = [part.v for part in parts] + [part.u for part in parts]
+        transposed, groups = [W.T for W in matrices], by_shape(matrices)
+        us, vs = [part.u for part in parts], [part.v for part in parts]
         for _ in range(times):
-            for W, part in zip(matrices, parts, strict=True):
-                torch.mv(W.T, part.u, out=part.v)
-                torch.mv(W, part.v, out=part.u)
-            to_unit_length(vectors)
+            vs = products(transposed, us, groups)
+            us = products(matrices, vs, groups)
+            to_unit_length(vs + us)
+        torch._foreach_copy_([part.v for part in parts] + [part.u for part in parts], vs + us)  # pyright: ignore
 
     @classmethod
     def advance_all(cls, parts: Sequence["SpectralNorm"], weights: Sequence[Tensor]) -> None:
