@@ -1,6 +1,7 @@
 """Several ranks of one run as forked children of a test, which have imported everything already."""
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ def on_ranks(folder: Path, count: int, work: Callable[[Team], Any]) -> list[Any]
 
 def _work(file: Path, work: Callable[[Team], Any]) -> None:
     exit_code = 1
+    signal.alarm(60)  # what waits for a rank that has failed would wait for ever
     try:
         team = distributed.join()
         torch.save(work(team), file)

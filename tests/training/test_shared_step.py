@@ -1,4 +1,4 @@
-"""A step that two ranks share: what one process does with the same batch, to rounding, and alike on both, bit for bit."""
+"""A step that two ranks share: that of one process with the same batch, to rounding, and alike on both, bit for bit."""
 
 from pathlib import Path
 from typing import Any
