@@ -90,8 +90,11 @@ class Team(Ranks):
         count = self.count * values.numel()
         return ((variances.mean() + means.var(correction=0)) * (count / (count - 1))).sqrt()
 
-    def lead(self, order: Order, told: Any = None) -> None:
+    def require_all(self) -> None:
         self.line.require_all()
+
+    def lead(self, order: Order, told: Any = None) -> None:
+        self.require_all()
         with self._answered():
             dist.broadcast(torch.tensor(int(order)), 0)
             if order != Order.STEP:

@@ -59,6 +59,9 @@ class Ranks:
     def lead(self, order: Order, told: Any = None) -> None:
         """Tell the other ranks, from the first one, what is done next, and all that they need to know for it."""
 
+    def require_all(self) -> None:
+        """Raise ResourceError, on the first rank, if another is known to be gone."""
+
     def gather(self, value: Value) -> list[Value]:
         """Return, on the first rank, a value from each rank."""
         return [value]

@@ -96,6 +96,7 @@ class Trainer:
             self.recorder.grid(step, self.sample())
         # Asked once more: only a step that is saved may be called so, and a signal may have come meanwhile.
         exit_code = self.stop.exit_code
+        self.step.ranks.require_all()  # what started them tells the others to stop, too, when one has died
         saved = saving or exit_code is not None
         if saved and step not in self.checkpoints.steps():
             self.save(must=exit_code is not None or ends)
