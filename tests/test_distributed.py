@@ -60,6 +60,7 @@ def wait_for_steps(outputs: Path, count: int) -> Path:
     raise AssertionError("the run has not begun")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks_and_is_that_of_one_process_to_rounding(
     normlab: Command, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_the_death_of_a_rank_ends_the_others_and_the_same_command_goes_on(
     assert again.exit_code == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_the_death_of_a_rank_is_noticed_while_the_first_is_busy_with_something_else(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +127,7 @@ def test_the_death_of_a_rank_is_noticed_while_the_first_is_busy_with_something_e
     assert json.loads((only_run(outputs) / "status.json").read_text())["exit_code"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 def test_a_signal_to_all_ranks_has_the_first_save_and_all_end_with_its_code(
     outputs: Path, tmp_path: Path, number: int, code: int

@@ -68,12 +68,15 @@ def run(arguments: list[str]) -> int:
 
     Of several processes the first does so, and the others follow it as far as they are needed.
     """
-    exit_code = 1
+    exit_code: str | int | None = 1
     try:
         exit_code = _run(arguments)
+        return exit_code
+    except SystemExit as left:
+        exit_code = left.code
+        raise
     finally:
-        ranks.current().end(exit_code)
-    return exit_code
+        ranks.current().end(exit_code if isinstance(exit_code, int) else int(exit_code is not None))
 
 
 def _run(arguments: list[str]) -> int:
@@ -133,6 +136,9 @@ def _join() -> None:
     with postponed():
         from normlab import distributed, following
 
+    if os.environ["RANK"] != "0":  # has nothing to say of it, and the first hears it too
+        for number in ENDS:
+            signal.signal(number, signal.SIG_DFL)
     team = distributed.join()
     if team.rank:
         distributed.leave_signals_to_the_first()

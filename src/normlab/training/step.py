@@ -281,13 +281,12 @@ class Step:
 
     def real_batch(self, update: int) -> Batch:
         """Return the real images of a discriminator update of the step, and their labels if the networks take any."""
-        real = self.real
+        real, size = self.real, self.batch_size
 
         def position() -> int:
-            return self.state.images_seen + update * self.batch_size
+            return self.state.images_seen + update * size
 
-        # The whole batch where it is read ahead, of which only threads of the host have more to do.
-        images = real.images_of(self.rows_of(f"rows {update}", lambda: real.rows(position())))
+        images = real.images_of(self.inputs(f"rows {update}", lambda: real.rows(position(), self.sharing.rows(size))))
         if real.flip:
             images = mirrored(images, self.rows_of(f"flips {update}", lambda: real.flips(position())))
         if self.state.discriminator.classes is None:
