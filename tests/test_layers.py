@@ -12,13 +12,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 READERS = {"progress", "reports", "threads"}
 # A package and what it may import of normlab besides itself and the modules that all may use.
-FOR_ALL = {"errors", "settings", "registry", "randomness", "signals", ""}
+FOR_ALL = {"errors", "settings", "registry", "randomness", "signals", "ranks", ""}
 MAY_IMPORT = {
     "errors": set[str](),
     "settings": set[str](),
     "registry": set[str](),
     "randomness": set[str](),
     "signals": set[str](),
+    "ranks": set[str](),
+    "distributed": set[str](),
     "normalizations": set[str](),
     "losses": set[str](),
     "penalties": set[str](),
@@ -68,8 +70,10 @@ MAY_IMPORT = {
         "scoring",
         "training",
     },
+    "following": {"assemble", "config", "distributed", "training"},
     "launching": {
         "footprint",
+        "following",
         "assemble",
         "composition",
         "config",
@@ -99,13 +103,14 @@ MAY_IMPORT = {
         "sweeps",
         "training",
     },
-    "cli": {"verbs"},
+    "cli": {"distributed", "following", "verbs"},
     "__main__": {"cli"},
 }
 ONLY_THERE = {
     "hydra": {"composition.py"},
     "omegaconf": {"composition.py", "config.py"},
     "matplotlib": {"outputs/plots.py"},
+    "torch.distributed": {"distributed.py"},
     "scipy": {"reports/intervals.py"},
     "torchmetrics": {"evaluation/classes.py"},
     "torch.utils.tensorboard": {"outputs/sinks.py"},

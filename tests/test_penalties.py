@@ -25,8 +25,8 @@ def update(score: object = linear, weights: list[Tensor] | None = None, count: i
         Batch(real, None),
         Batch(fake, None),
         weights or [],
-        lambda shape: torch.rand(shape, generator=rng).double(),
-        lambda shape: torch.randn(shape, generator=rng),
+        lambda shape, per_image=True: torch.rand(shape, generator=rng).double(),
+        lambda shape, per_image=True: torch.randn(shape, generator=rng),
     )
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,6 +28,7 @@ from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.penalties import PENALTIES
 from normlab.randomness import stream
+from normlab.ranks import ALONE, Ranks, current
 from normlab.registry import Registry
 from normlab.scoring import Scorer, build_scorer, check_features
 from normlab.settings import Length, Misfit
@@ -109,7 +111,9 @@ def check(config: RunConfig) -> list[Complaint]:
                 if complaint.where.removeprefix("optimizer.") in own
             ]
     complaints += check_features(config)
-    return (complaints or _check_networks(config) or _check_sense(config)) + _check_device(config)
+    return (
+        (complaints or _check_networks(config) or _check_sense(config)) + _check_device(config) + _check_ranks(config)
+    )
 
 
 def completed(config: RunConfig) -> RunConfig:
@@ -151,8 +155,13 @@ def open_batches(config: RunConfig, dataset: Dataset, device: torch.device) -> R
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that a name stands for; `auto` is a GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """Return the device that a name stands for; `auto` is a GPU where there is one.
+
+    Of several processes on a machine each has the GPU of its number.
+    """
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    local_rank = current().local_rank
+    return torch.device(chosen) if chosen != "cuda" or local_rank is None else torch.device("cuda", local_rank)
 
 
 def set_float32_precision(precision: str) -> None:
@@ -237,7 +246,9 @@ def saved_state(config: RunConfig, run_dir: RunDir) -> TrainState | None:
     return build_state(config, image, torch.device("cpu"))
 
 
-def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: torch.device) -> Step:
+def build_step(
+    config: RunConfig, dataset: Dataset, real: RealBatches, device: torch.device, ranks: Ranks = ALONE
+) -> Step:
     """Return the step of a run, with the state at step 0."""
     pace = pace_of(config, len(dataset.train))
     capture = capture_of(config, device)
@@ -275,6 +286,8 @@ def build_step(config: RunConfig, dataset: Dataset, real: RealBatches, device: t
         device=device,
         capture=Capture(CudaGraphs(), KeptInputs(device)) if device.type == "cuda" and capture != "none" else None,
         compiler=Compiler() if capture == "compile" else None,
+        ranks=ranks,
+        synchronised=config.train.batch_norm == "synchronised",
     )
 
 
@@ -293,20 +306,22 @@ class Materials(NamedTuple):
     scorer: Scorer | None
 
 
-def gather(config: RunConfig, device: torch.device) -> Materials:
+def gather(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> Materials:
     """Open all that a run needs; raise DataError for what is not there, before anything is written."""
     dataset = open_dataset(config)
     try:
         build_architecture(config, image_spec(dataset))
     except Misfit as misfit:
         raise DataError("dataset", misfit.problem, misfit.remedy) from None
-    return Materials(dataset, open_batches(config, dataset, device), build_scorer(config, dataset, device))
+    return Materials(dataset, open_batches(config, dataset, device), build_scorer(config, dataset, device, ranks))
 
 
-def assemble(config: RunConfig, materials: Materials, run_dir: RunDir, device: torch.device, stop: Stop) -> Trainer:
+def assemble(
+    config: RunConfig, materials: Materials, run_dir: RunDir, device: torch.device, stop: Stop, ranks: Ranks = ALONE
+) -> Trainer:
     """Build a run and bring it to the newest checkpoint in its folder, or to step 0 if there is none."""
     dataset, real, scorer = materials
-    step = build_step(config, dataset, real, device)
+    step = build_step(config, dataset, real, device, ranks)
     newest = resumed(step, run_dir)
     checkpoints = Checkpoints(run_dir.checkpoints)
     if newest is not None:
@@ -484,6 +499,25 @@ def _check_device(config: RunConfig) -> list[Complaint]:
         for where, chosen, value, remedy in of_gpus
         if chosen == value and device.type != "cuda"
     ]
+
+
+def _check_ranks(config: RunConfig) -> list[Complaint]:
+    """Return what several processes cannot do together."""
+    count, batch_size = current().count, config.train.batch_size
+    found: list[Complaint] = []
+    if batch_size % count:
+        multiple = max(batch_size // count, 1) * count
+        problem = f"is {batch_size}, which {count} processes cannot share equally"
+        found.append(Complaint("train.batch_size", problem, f"give a multiple of {count}, such as {multiple}"))
+    device = choose_device(config.device)
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
+    if count > 1 and config.device.startswith("cuda:"):
+        problem = f"is {config.device} for each of {count} processes"
+        found.append(Complaint("device", problem, "choose cuda, with which each takes a GPU of its own"))
+    elif count > 1 and device.type == "cuda" and here > gpus:
+        problem = f"is too few GPUs: there are {gpus} for {here} processes on this machine"
+        found.append(Complaint("device", problem, "start as many processes as there are GPUs, or choose device=cpu"))
+    return found
 
 
 def generator_metadata(config: RunConfig, image: ImageSpec, step: int) -> dict[str, str]:

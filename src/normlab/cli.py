@@ -8,6 +8,7 @@ import signal
 import sys
 from types import FrameType
 
+from normlab import ranks
 from normlab.errors import (
     INTERRUPTED,
     TERMINATED,
@@ -57,17 +58,36 @@ def main(arguments: list[str] | None = None) -> None:
     # Taking the process down needs a moment, in which a signal can end nothing any more but would leave a traceback.
     for number in (signal.SIGINT, *ENDS):
         signal.signal(number, signal.SIG_IGN)
+    if ranks.current().count > 1:
+        _leave(exit_code)
     sys.exit(exit_code)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the verb that the arguments name and return the exit code; every error a person can mend is one line."""
+    """Run the verb that the arguments name and return the exit code; every error a person can mend is one line.
+
+    Of several processes the first does so, and the others follow it as far as they are needed.
+    """
+    exit_code: str | int | None = 1
+    try:
+        exit_code = _run(arguments)
+        return exit_code
+    except SystemExit as left:
+        exit_code = left.code
+        raise
+    finally:
+        ranks.current().end(exit_code if isinstance(exit_code, int) else int(exit_code is not None))
+
+
+def _run(arguments: list[str]) -> int:
     debug = "debug=true" in arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("normlab").setLevel(logging.INFO)
     for number in ENDS:
         signal.signal(number, _end)
     try:
+        if ranks.started() > 1:
+            _join()
         exit_code = _dispatch(arguments)
         sys.stdout.flush()  # here, where a reader that has gone is expected, and not at the end of the process
         return exit_code
@@ -109,6 +129,28 @@ def _end(number: int, frame: FrameType | None) -> None:
     # Once is enough: a second signal must not disturb what the first one makes undone.
     signal.signal(number, signal.SIG_IGN)
     raise Ended(number)
+
+
+def _join() -> None:
+    """Meet the other processes of the run; all but the first then do what that one says, until it ends them."""
+    with postponed():
+        from normlab import distributed, following
+
+    if os.environ["RANK"] != "0":  # has nothing to say of it, and the first hears it too
+        for number in ENDS:
+            signal.signal(number, signal.SIG_DFL)
+    team = distributed.join()
+    if team.rank:
+        distributed.leave_signals_to_the_first()
+        following.follow(team)
+
+
+def _leave(exit_code: int) -> None:
+    """Exit without what takes apart the connections between processes, which waits for some that have gone."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(exit_code)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -120,6 +120,7 @@ class TrainConfig:
     discriminator_steps: PositiveInt = 1
     time_limit: Minutes | None = None
     capture: Literal["auto", "none", "graph", "compile"] = "auto"
+    batch_norm: Literal["synchronised", "local"] = "synchronised"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from normlab import assemble, composition, config, footprint, progress
+from normlab import assemble, composition, config, following, footprint, progress, ranks
 from normlab.assemble import Materials
 from normlab.config import Part, RunConfig
 from normlab.data.images import Dataset
@@ -91,9 +91,7 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
             return ended
     stop = Stop(None if settings.train.time_limit is None else 60 * settings.train.time_limit.value)
     # Before anything is computed, and the same when the run goes on: sums depend on it.
-    torch.set_num_threads(threads_of(settings, run_dir))
-    assemble.set_float32_precision(settings.precision)
-    device = assemble.choose_device(settings.device)
+    device = following.prepare(settings, threads_of(settings, run_dir))
     materials = _gather(settings, device)
     _require_room(settings, materials.dataset, run_dir, device)
     run_dir.create()
@@ -129,7 +127,7 @@ def _require_room(settings: RunConfig, dataset: Dataset, run_dir: RunDir, device
 
 def _gather(settings: RunConfig, device: torch.device) -> Materials:
     try:
-        return assemble.gather(settings, device)
+        return assemble.gather(settings, device, ranks.current())
     except (MemoryError, RuntimeError) as error:
         raise _known(error) or error from None
 
@@ -144,11 +142,14 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
     for note in (*dataset.notes, *([] if materials.scorer is None else [f"scored by {materials.scorer.info}"])):
         log.info("%s", note)
     with _accounting(run_dir, replace(before or Status(state="running"), resumes=resumes)) as account:
-        trainer = assemble.assemble(settings, materials, run_dir, device, stop)
+        following.begin(settings, materials)
+        trainer = assemble.assemble(settings, materials, run_dir, device, stop, ranks.current())
+        following.hand_over(trainer.step.state)
         trainer.resumes = resumes
         trainer.flags = () if before is None else tuple(before.flags)
         trainer.states = {} if before is None else dict(before.states)
         account.append(trainer)
+        ranks.current().on_loss(lambda error: trainer.report("failed", error.exit_code, str(error)))
         if run_dir.exists():
             _record_changes(settings, run_dir, trainer.state.step)
         if trainer.step.schedule(trainer.last_step - 1) == 0:
@@ -320,6 +321,7 @@ def _environment(settings: RunConfig, materials: Materials, device: torch.device
     return {
         **describe_environment(device, settings.precision),
         "capture": assemble.capture_of(settings, device),
+        "ranks": ranks.current().count,
         "dataset": described,
         "features": features,
     }

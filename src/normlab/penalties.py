@@ -7,7 +7,7 @@ technique reparametrizes. All are in float32.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,14 @@ from normlab.registry import Registry
 from normlab.settings import NonNegativeFloat, PositiveFloat, PositiveInt, PowerIterations
 
 Score = Callable[[Tensor, Tensor | None], Tensor]
+
+
+class Draw(Protocol):
+    """Draws random numbers of a shape, the same whenever an update is made."""
+
+    def __call__(self, shape: tuple[int, ...], per_image: bool = True) -> Tensor:
+        """Return numbers of a shape whose first length is that of the images, or, where not `per_image`, any shape."""
+        ...
 
 
 class Batch(NamedTuple):
@@ -31,14 +39,18 @@ class Update(NamedTuple):
 
     score: the discriminator on images and labels, one score each.  weights: of its layers, as matrices.
     uniform, normal: random numbers of a shape, from U(0, 1) and N(0, 1), the same whenever this update is made.
+    std: the standard deviation of values [n, ...] of the images, over the whole batch: where several processes share an
+    update, what else is here is of the images of one, and a penalty that is no mean over images nor of weights alone
+    would not come out as in a single process.
     """
 
     score: Score
     real: Batch
     fake: Batch
     weights: list[Tensor]
-    uniform: Callable[[tuple[int, ...]], Tensor]
-    normal: Callable[[tuple[int, ...]], Tensor]
+    uniform: Draw
+    normal: Draw
+    std: Callable[[Tensor], Tensor] = torch.std
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ def dragan(
 
     def value(update: Update) -> Tensor:
         real = update.real.images
-        noisy = real + spread * real.std() * update.uniform(tuple(real.shape))
+        noisy = real + spread * update.std(real) * update.uniform(tuple(real.shape))
         norm = (slopes(update.score, noisy, update.real.labels) + 1e-12).sqrt()
         return (norm - target).square().mean()
 
@@ -162,9 +174,9 @@ def spectral_regularization(
     than the one of the authors, who keep theirs. The gradient sees the vectors as constants.
     """
 
-    def sigma(W: Tensor, normal: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+    def sigma(W: Tensor, normal: Draw) -> Tensor:
         with torch.no_grad():
-            v = normal((W.shape[1],))
+            v = normal((W.shape[1],), per_image=False)
             for _ in range(power_iterations):
                 u = F.normalize(W @ v, dim=0)
                 v = F.normalize(W.T @ u, dim=0)

@@ -21,6 +21,7 @@ from normlab.evaluation.reconstruction import Search
 from normlab.evaluation.sanity import sanity
 from normlab.evaluation.sets import evaluate_set
 from normlab.evaluation.statistics import NonFiniteFeatures
+from normlab.ranks import ALONE, Ranks
 from normlab.registry import unknown
 
 
@@ -56,8 +57,11 @@ class Scorer:
         return {"protocol": self.evaluator.protocol, "flags": list(result.flags), **result.metrics, **repeats, **shares}
 
 
-def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> Scorer | None:
-    """Return what scores a generator, its feature network ready; None for no scores."""
+def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device, ranks: Ranks = ALONE) -> Scorer | None:
+    """Return what scores a generator, its feature network ready; None for no scores.
+
+    ranks: those that share the work of the scores of a generator, while the first of them leads.
+    """
     evaluation = config.evaluation
     if evaluation.features == "none":
         return None
@@ -77,6 +81,7 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device) -> S
         splits=evaluation.splits,
         search=search if search.count else None,
         conditional=bool(config.architecture.params.get("conditional")),
+        ranks=ranks,
     )
     evaluator.real_statistics()  # now, since it may take a while or find that the cache cannot be written
     return Scorer(evaluator, features.info)

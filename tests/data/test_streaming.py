@@ -89,10 +89,26 @@ def test_a_few_batches_are_read_ahead_and_no_more() -> None:
     images = Images(StreamedPixels(200, (1, 2, 2), read, workers=2), None)
     real = RealBatches(images, seed=0, batch_size=4, flip=False, device=CPU)
     real.batch(0)
-    assert real.ahead is not None
-    for batch in real.ahead.batches.values():
+    for batch in real.ahead(0, 4).batches.values():
         batch.result()
     assert sorted(reads) == sorted(real.order(0)[: 4 * (1 + BATCHES_AHEAD)].tolist())
+
+
+def test_of_a_batch_that_is_shared_a_process_reads_its_part_alone() -> None:
+    reads: list[int] = []
+
+    def read(number: int) -> Pixels:
+        reads.append(number)
+        return np.full((1, 2, 2), number, np.uint8)
+
+    images = Images(StreamedPixels(200, (1, 2, 2), read, workers=2), None)
+    real = RealBatches(images, seed=0, batch_size=4, flip=False, device=CPU)
+    part = real.rows(8, slice(2, 4))
+    for batch in real.ahead(2, 4).batches.values():
+        batch.result()
+
+    assert part[:, 0, 0, 0].tolist() == real.order(0)[10:12].tolist()
+    assert sorted(reads) == sorted(number for at in range(10, 30, 4) for number in real.order(0)[at : at + 2].tolist())
 
 
 @pytest.mark.parametrize("rows", [slice(0, 0), slice(3, 9), slice(195, 300), slice(None), np.array([7, 7, 0, 199])])
@@ -118,10 +134,9 @@ def test_images_on_the_disk_are_read_ahead_too(monkeypatch: pytest.MonkeyPatch) 
     resident = RealBatches(Images(pixels, None), seed=0, batch_size=8, flip=False, device=CPU)
     monkeypatch.setattr("normlab.data.batches.LARGEST_COPY", 8)
     mapped = RealBatches(Images(pixels, None), seed=0, batch_size=8, flip=False, device=CPU)
-    assert mapped.ahead is not None
     for position in range(0, 200, 8):
         assert torch.equal(mapped.batch(position), resident.batch(position))
-        assert list(mapped.ahead.batches) == [position + 8 * k for k in range(1, BATCHES_AHEAD + 1)]
+        assert list(mapped.ahead(0, 8).batches) == [position + 8 * k for k in range(1, BATCHES_AHEAD + 1)]
 
 
 def test_the_fingerprint_follows_files_and_settings_and_not_workers(root: Path) -> None:

@@ -288,3 +288,15 @@ def test_on_slurm_a_cancelled_job_stops_its_run_alone_and_the_same_command_goes_
     assert [run["state"] for run in records(outputs)[0]["runs"]] == ["done", "stopped", "done"]
     assert [run["pid"] is None for run in records(outputs)[1]["runs"]] == [True, False, True]
     assert list(states(outputs).values()) == ["done"] * 3
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_job_are_the_ranks_of_one_run(normlab: Command, outputs: Path) -> None:
+    tasks = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
+    ended = normlab("train", "-m", *tasks, *QUICK, "threads=1", "seed=0")
+
+    assert ended.exit_code == 0, ended.stdout + ended.stderr
+    assert [run["state"] for run in records(outputs)[0]["runs"]] == ["done"]
+    (environment,) = outputs.glob("*/*/environment.json")
+    assert json.loads(environment.read_text())["ranks"] == 2
+    assert [path.read_text() for path in outputs.glob(".sweep/*/job_0.rank_1.log")] == [""]

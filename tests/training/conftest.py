@@ -10,6 +10,7 @@ import torch
 
 from normlab import assemble, composition, config
 from normlab.data.images import Dataset, Images
+from normlab.ranks import ALONE, Ranks
 from normlab.training.step import Step
 
 BuildStep = Callable[..., Step]
@@ -60,12 +61,12 @@ def checked(words: tuple[str, ...]) -> config.RunConfig:
 
 @pytest.fixture
 def build_step() -> BuildStep:
-    """Return a function from overrides, and a device, to a step at step 0."""
+    """Return a function from overrides, a device and who shares it, to a step at step 0."""
 
-    def build(*words: str, device: torch.device = CPU) -> Step:
+    def build(*words: str, device: torch.device = CPU, ranks: Ranks = ALONE) -> Step:
         small = ["train.batch_size=8", "architecture.width=4", "evaluation.features=none"]
         settings = checked((*small, *words))
         dataset = synthetic_dataset()
-        return assemble.build_step(settings, dataset, assemble.open_batches(settings, dataset, device), device)
+        return assemble.build_step(settings, dataset, assemble.open_batches(settings, dataset, device), device, ranks)
 
     return build

@@ -7,6 +7,7 @@ it was.
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from normlab.distributed import Team
 from normlab.normalizations import TECHNIQUES
 from normlab.penalties import PENALTIES
 from normlab.training.capture import Capture, KeptInputs, Replay, Scalars
@@ -23,6 +25,7 @@ from normlab.training.optimizers import OPTIMIZERS
 from normlab.training.state import TrainState
 from normlab.training.step import Step
 
+from ..ranks import on_ranks
 from .conftest import BuildStep
 
 Pair = Callable[..., tuple[Step, Step]]
@@ -51,6 +54,8 @@ class Tape(TorchDispatchMode):
         for func, args, kwargs, result in self.operations:
             again_args, again_kwargs = aliases((args, kwargs))
             again = func(*again_args, **again_kwargs)
+            if func.namespace == "c10d":  # a message between processes, which is under way until it is waited for
+                again[1].wait()
             for kept, value in zip(flat(result), flat(again), strict=True):
                 # A view, or what was changed in place, holds the new values already.
                 if kept.untyped_storage().data_ptr() != value.untyped_storage().data_ptr():
@@ -284,8 +289,8 @@ def test_what_cannot_be_compiled_is_told_once_and_the_step_taken_from_where_it_b
     forward = twin.state.generator.forward
 
     def broken(*arguments: Any) -> Tensor:
-        if torch.is_grad_enabled():
-            float(arguments[0].sum())
+        if torch.is_grad_enabled() and arguments[0].sum() > 1e9:
+            raise ValueError
         return forward(*arguments)
 
     twin.state.generator.forward = broken  # pyright: ignore[reportAttributeAccessIssue]
@@ -296,6 +301,19 @@ def test_what_cannot_be_compiled_is_told_once_and_the_step_taken_from_where_it_b
     assert twin.compiler is not None
     assert twin.compiler.impossible
     assert sum("steps are not compiled" in record.message for record in caplog.records) == 1
+
+
+def test_a_recording_of_a_step_that_ranks_share_is_that_step(build_step: BuildStep, tmp_path: Path) -> None:
+    """That messages between ranks and batch statistics of all of them are recorded too."""
+    words = ("normalization=both/batch", "penalty=[r1,dragan]", "penalty.r1.every=2", "force=true", "optimizer=sgd")
+
+    def both(team: Team) -> bool:
+        step = build_step(*words, ranks=team)
+        twin = captured(step)
+        compare(step, twin)
+        return True
+
+    assert on_ranks(tmp_path, 2, both) == [True, True]
 
 
 # --- On a GPU -------------------------------------------------------------------------------------------------------

@@ -35,21 +35,22 @@ class RealBatches:
         self.resident = _resident(images, device)
         # Two permutations: a batch may end one epoch and begin the next.
         self.order = lru_cache(maxsize=2)(self._order)
-        self.ahead = None if self.resident is not None else ReadAhead(self._pixels, batch_size)
+        # A reader for the whole batch, and one for the part of it that alone is needed of several processes.
+        self.ahead = lru_cache(maxsize=2)(self._reader)
 
     def batch(self, images_seen: int) -> Tensor:
         """Return the images at position `images_seen` of the stream and after it, float32 [batch, c, h, w] in [-1, 1].
 
         Never waits for the device.
         """
-        images = self.images_of(queued(self.rows(images_seen), self.device))
+        images = self.images_of(queued(self.rows(images_seen, slice(0, self.batch_size)), self.device))
         return mirrored(images, queued(self.flips(images_seen), self.device)) if self.flip else images
 
-    def rows(self, images_seen: int) -> Tensor:
-        """Return what the device needs of the host for the images at a position: which they are, or their pixels."""
-        if self.ahead is None:
-            return self._indices(images_seen)
-        return torch.from_numpy(self.ahead.take(images_seen))
+    def rows(self, images_seen: int, part: slice) -> Tensor:
+        """Return what the device needs of the host for a part of the batch at a position: indices, or pixels."""
+        if self.resident is not None:
+            return self._indices(images_seen)[part]
+        return torch.from_numpy(self.ahead(part.start, part.stop).take(images_seen))
 
     def images_of(self, rows: Tensor) -> Tensor:
         """Return the images of rows that are on the device, float32 [batch, c, h, w] in [-1, 1], none mirrored."""
@@ -74,8 +75,11 @@ class RealBatches:
     def _order(self, epoch: int) -> Tensor:
         return permutation(self.seed, "data", epoch, len(self.images))
 
-    def _pixels(self, images_seen: int) -> Pixels:
-        return self.images.pixels[self._indices(images_seen).numpy()]
+    def _reader(self, start: int, stop: int) -> "ReadAhead":
+        def read(images_seen: int) -> Pixels:
+            return self.images.pixels[self._indices(images_seen)[start:stop].numpy()]
+
+        return ReadAhead(read, self.batch_size)
 
 
 class ReadAhead:

@@ -55,7 +55,8 @@ def _score_of_part(logits: Tensor) -> Tensor:
         warnings.filterwarnings("ignore", message="Metric `InceptionScore` will save")
         warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom")  # of a single part
         torch.default_generator.manual_seed(0)
-        score = InceptionScore(_AsTheyAre(), splits=1)
+        # Nor may it wait for other processes of a run, which have no part in this.
+        score = InceptionScore(_AsTheyAre(), splits=1, sync_on_compute=False)
         score.update(logits)
         return score.compute()[0]
 

@@ -1,14 +1,15 @@
 """Score a generator: samples in, features once, all metrics from them; training is left exactly as it was."""
 
 import logging
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 from normlab.data.images import Dataset, Images
 from normlab.errors import DataError, is_out_of_memory
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
-from normlab.evaluation.batching import batches, never
+from normlab.evaluation.batching import Interrupted, batches, never
 from normlab.evaluation.classes import class_shares, parts_of
 from normlab.evaluation.features import Coordinates, FeatureExtractor, label, scoring
 from normlab.evaluation.modes import ModeCounter, mode_counter
@@ -36,6 +37,7 @@ from normlab.evaluation.statistics import (
 )
 from normlab.outputs.grids import to_uint8
 from normlab.randomness import stream
+from normlab.ranks import ALONE, Order, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,29 @@ Result = TypeVar("Result")
 Split = Literal["train", "held_out"]
 
 
+Key = tuple[str | int, ...]  # of a stream of latents
+
+
 class NonFiniteImages(Exception):
     """The generator's images hold infinities or NaN."""
+
+
+class Task(NamedTuple):
+    """What ranks make their shares of: samples of a generator, given by its state, of latents by their key."""
+
+    key: Key
+    state: dict[str, Tensor]
+
+
+class Share(NamedTuple):
+    """What samples of one rank leave: a pass over their features, and counts of the modes that they lie in."""
+
+    over: Pass
+    counts: Tensor | None
+
+
+# What ends the scoring of a generator, the gravest first.
+_ENDS = (Interrupted, NonFiniteImages, NonFiniteFeatures, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -101,6 +124,7 @@ class Evaluator:
     samples: of a generator, as often as `repeats` says, each time from other latents.  kept: of how many images of each
     side features are kept, for the scores that need more than moments.  splits: parts of the samples that the
     classifier score is a mean over.  conditional: whether generators take labels.  search: for held-out images, if any.
+    ranks: those that share the samples; on all but the first, `follow` is called and nothing else.
 
     Where memory runs out it goes on with half the batch size, which changes no score. Raises DataError for a split of
     fewer than two images, and for features without a digest.
@@ -119,6 +143,7 @@ class Evaluator:
     splits: int = 10
     conditional: bool = False
     search: Search | None = None
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         if len(self.images) < 2:
@@ -199,7 +224,7 @@ class Evaluator:
     def evaluate_images(self, batches: Iterable[Tensor], count: int) -> Evaluation:
         """Score images in batches [n, c, h, w], `count` in all, as if a generator had made them."""
         real = self.real_statistics()
-        fake, modes = self._pass_over(batches, count)
+        fake, modes = self._pass_over(batches, chosen(count, self.kept))
         found = {**scores(real, fake, self.features.published, self.splits), **modes}
         values = {name: [value] for name, value in found.items()}
         return Evaluation.of(self.features, real, count, values, fake.logits)
@@ -240,14 +265,10 @@ class Evaluator:
     ) -> Evaluation:
         copy = restandardised(generator, self.seed, self.device)
 
-        def pass_over_samples(key: tuple[str | int, ...]) -> tuple[Pass, dict[str, float]]:
-            return self._pass_over(self._sample(copy, key, stop), self.samples)
-
         every: dict[str, list[float]] = defaultdict(list)
         logits: list[Tensor] = []
         for repeat in range(self.repeats):
-            key = (purpose,) if repeat == 0 else (purpose, repeat)
-            fake, modes = self._in_batches_that_fit(partial(pass_over_samples, key))
+            fake, modes = self._pass_over_samples(copy, (purpose,) if repeat == 0 else (purpose, repeat), stop)
             for name, value in {**scores(real, fake, self.features.published, self.splits), **modes}.items():
                 every[name].append(value)
             logits += fake.logits
@@ -255,6 +276,47 @@ class Evaluator:
             found = if_memory_allows(["reconstruction_error"], lambda: [self.reconstruct(copy, search, stop).error])
             every["reconstruction_error"] = [*found.values()]
         return Evaluation.of(self.features, real, self.samples, every, logits)
+
+    def follow(self, task: Task, generator: nn.Module) -> None:
+        """Make this rank's share of what the first one is to score; generator: one whose weights do not matter."""
+        copy = deepcopy(generator).requires_grad_(False).eval()
+        copy.load_state_dict(task.state)
+        self.ranks.gather(self._share(copy, task.key, self.ranks.is_interrupted))
+
+    def _pass_over_samples(self, copy: nn.Module, key: Key, stop: Callable[[], bool]) -> tuple[Pass, dict[str, float]]:
+        """Return what a pass over samples leaves, of which each rank makes its share."""
+        ranks, counter = self.ranks, self._mode_counter
+        if ranks.count == 1 or self.samples < ranks.count:
+            make = partial(self._sample, copy, key, stop, slice(0, self.samples))
+            return self._in_batches_that_fit(lambda: self._pass_over(make(), chosen(self.samples, self.kept)))
+        ranks.lead(Order.EVALUATE, Task(key, {name: value.cpu() for name, value in copy.state_dict().items()}))
+        own = self._share(copy, key, stop)
+        if isinstance(own, Interrupted):
+            ranks.interrupt()
+        found = ranks.gather(own)
+        if errors := [each for each in found if isinstance(each, Exception)]:
+            raise min(errors, key=lambda error: [isinstance(error, end) for end in _ENDS].index(True))
+        shares = [each for each in found if isinstance(each, Share)]
+        fake = reduce(operator.add, [share.over.to(self.device) for share in shares])
+        if counter is None:
+            return fake, {}
+        counter.counts = torch.stack([share.counts for share in shares if share.counts is not None]).sum(dim=0)
+        return fake, counter.metrics()
+
+    def _share(self, copy: nn.Module, key: Key, stop: Callable[[], bool]) -> Share | Exception:
+        """Return what this rank's samples leave, or what has ended it."""
+        rows = self.ranks.rows(self.samples)
+        kept = chosen(self.samples, self.kept)[rows]
+        try:
+            over, _ = self._in_batches_that_fit(lambda: self._pass_over(self._sample(copy, key, stop, rows), kept))
+        except (Interrupted, NonFiniteImages, NonFiniteFeatures) as error:
+            return error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return MemoryError(str(error))
+        counter = self._mode_counter
+        return Share(over.to(torch.device("cpu")), None if counter is None else counter.counts)
 
     def _in_batches_that_fit(self, compute: Callable[[], Result]) -> Result:
         """Return what `compute` returns, in batches of half the size, and half of that, where memory runs out."""
@@ -270,15 +332,15 @@ class Evaluator:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _sample(self, copy: nn.Module, key: tuple[str | int, ...], stop: Callable[[], bool]) -> Iterator[Tensor]:
-        """Yield what features are extracted of; the batch size does not change what it is made of.
+    def _sample(self, copy: nn.Module, key: Key, stop: Callable[[], bool], rows: slice) -> Iterator[Tensor]:
+        """Yield what features are extracted of, of some rows; the batch size does not change what it is made of.
 
         A conditional generator is given every label equally often. Raises NonFiniteImages, Interrupted.
         """
-        latents = torch.randn(self.samples, _latent_size(copy), generator=stream(self.seed, *key))
+        latents = torch.randn(self.samples, _latent_size(copy), generator=stream(self.seed, *key))[rows]
         classes = getattr(copy, "classes", None)
-        labels = None if classes is None else torch.arange(self.samples) % classes
-        for batch in batches(self.samples, self.batch_size, "evaluating", stop):
+        labels = None if classes is None else torch.arange(self.samples)[rows] % classes
+        for batch in batches(len(latents), self.batch_size, "evaluating", stop):
             given = {} if labels is None else {"labels": labels[batch].to(self.device)}
             with scoring(self.device):
                 images = copy(latents[batch].to(self.device), **given)
@@ -286,13 +348,13 @@ class Evaluator:
                 raise NonFiniteImages
             yield images if self.dataset.of_points else to_uint8(images)
 
-    def _pass_over(self, batches: Iterable[Tensor], count: int) -> tuple[Pass, dict[str, float]]:
+    def _pass_over(self, batches: Iterable[Tensor], kept: Tensor) -> tuple[Pass, dict[str, float]]:
         """Return what a pass over images leaves, and what there is to say of the modes that they lie in."""
         counter = self._mode_counter
         if counter is None:
-            return pass_over(batches, self.features, chosen(count, self.kept)), {}
+            return pass_over(batches, self.features, kept), {}
         counter.reset()
-        fake = pass_over(_counted(batches, counter), self.features, chosen(count, self.kept))
+        fake = pass_over(_counted(batches, counter), self.features, kept)
         return fake, counter.metrics()
 
     def _pass_over_real(self, stop: Callable[[], bool]) -> Pass:

@@ -30,6 +30,10 @@ class Moments:
         both = None if self.few is None or other.few is None else _if_few(torch.cat([self.few, other.few]))
         return Moments(self.count + other.count, self.total + other.total, self.products + other.products, both)
 
+    def to(self, device: torch.device) -> "Moments":
+        few = None if self.few is None else self.few.to(device)
+        return Moments(self.count, self.total.to(device), self.products.to(device), few)
+
     @property
     def dimensions(self) -> int:
         return len(self.total)

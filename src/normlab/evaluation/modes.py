@@ -20,8 +20,11 @@ PLACES = torch.tensor([100, 10, 1])
 class ModeCounter(Protocol):
     """Counts the modes that samples lie in, batch by batch, since it was made or reset.
 
-    protocol: what tells its counts from those of another.
+    protocol: what tells its counts from those of another.  counts: all that it has counted, int64 [any]; those of two
+    sets of samples add up to those of both.
     """
+
+    counts: Tensor
 
     @property
     def protocol(self) -> str: ...
@@ -82,21 +85,20 @@ class Gaussians:
         return f"modes-within-{DEVIATIONS}-deviations"
 
     def reset(self) -> None:
-        self.counts = torch.zeros(len(self.means), dtype=torch.int64)
-        self.samples = 0
+        self.counts = torch.zeros(len(self.means) + 1, dtype=torch.int64)  # the last of those that lie in no mode
 
     def update(self, samples: Tensor) -> None:
         points = samples.detach().cpu().double().flatten(1)
         distance, nearest = (points[:, None] - self.means).norm(dim=2).min(dim=1)
-        good = nearest[distance < DEVIATIONS * self.std]
-        self.counts += good.bincount(minlength=len(self.counts))
-        self.samples += len(points)
+        nearest[~(distance < DEVIATIONS * self.std)] = len(self.means)  # NaN too
+        self.counts += nearest.bincount(minlength=len(self.counts))
 
     def metrics(self) -> dict[str, float]:
         """Return `modes`, `good_share`, and of the good points `kl_to_uniform`, which without any is left out."""
-        good = int(self.counts.sum())
-        metrics = {"modes": reached(self.counts), "good_share": good / self.samples}
-        return metrics | ({"kl_to_uniform": kl_to_uniform(self.counts)} if good else {})
+        in_modes = self.counts[:-1]
+        good = int(in_modes.sum())
+        metrics = {"modes": reached(in_modes), "good_share": good / int(self.counts.sum())}
+        return metrics | ({"kl_to_uniform": kl_to_uniform(in_modes)} if good else {})
 
 
 class StackedDigits:

@@ -38,6 +38,13 @@ class Pass(NamedTuple):
     kept: Tensor
     logits: list[Tensor]
 
+    def __add__(self, other: "Pass") -> "Pass":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return what a pass over both sets of images leaves, one after the other."""
+        return Pass(self.moments + other.moments, torch.cat([self.kept, other.kept]), self.logits + other.logits)
+
+    def to(self, device: torch.device) -> "Pass":
+        return Pass(self.moments.to(device), self.kept.to(device), self.logits)
+
 
 def chosen(count: int, most: int) -> Tensor:
     """Return which of `count` images are kept features of: at most so many, always the same, bool [count]."""

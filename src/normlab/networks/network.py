@@ -227,14 +227,18 @@ class Network(nn.Module):
     @contextmanager
     def frozen_statistics(self) -> collections.abc.Generator[None]:
         """Let passes use batch statistics and not move the running ones: they serve the other network's update."""
-        modules = [module for module in self.modules() if isinstance(module, BatchNorm)]
-        for module in modules:
-            module.moving_statistics = False
+        norms = self.batch_norms()
+        for norm in norms:
+            norm.moving_statistics = False
         try:
             yield
         finally:
-            for module in modules:
-                module.moving_statistics = True
+            for norm in norms:
+                norm.moving_statistics = True
+
+    def batch_norms(self) -> list[BatchNorm]:
+        """Return the modules that normalize by the statistics of a batch."""
+        return [module for module in self.modules() if isinstance(module, BatchNorm)]
 
 
 def _fitting(layer: NormalizedLayer, reparametrization: Reparametrization) -> Callable[..., Tensor]:

@@ -1,6 +1,6 @@
 """Techniques that follow a layer: none at all, and batch, conditional batch, instance, layer and group normalization.
 
-All compute in float32 whatever the precision of the layers around them, with a gain and a bias per channel and eps 1e-5.
+All compute in float32 whatever the precision around them, with a gain and a bias per channel and eps 1e-5.
 Unless `exempt` says otherwise they skip what the literature skips: the last layer of the generator, whose output is the
 image, and the first layer of the discriminator, which sees it (Radford et al. 2016, section 3). Behind the last layer
 of the discriminator they never stand: normalized, a single score would be a constant.
@@ -23,17 +23,44 @@ class BatchNorm(nn.BatchNorm2d):
     While `moving_statistics` is off, training passes use the batch's statistics without moving the running ones: the
     pass belongs to the other network's update. Of bfloat16 it computes in float32 as well, and gives back bfloat16,
     which the next layer would make of it in any case: that is half of what has to be moved.
+
+    stacked: from a tensor to those of all processes that share a batch, [processes, ...], through which gradients pass:
+    the statistics of training passes are then of the whole batch. None where there is only this process, or statistics
+    are its own.
     """
 
     moving_statistics = True
+    stacked: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         assert self.running_mean is not None
+        if self.training and self.stacked is not None:
+            output = self._over_all(input.to(self.running_mean.dtype), self.stacked)
+            return output.bfloat16() if input.dtype == torch.bfloat16 else output
         if input.dtype != torch.bfloat16:
             input = input.to(self.running_mean.dtype)
         if self.training and not self.moving_statistics:
             return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
         return super().forward(input)
+
+    def _over_all(self, input: Tensor, stacked: Callable[[Tensor], Tensor]) -> Tensor:
+        # The variance of all is the mean of the variances plus the variance of the means, of parts that are as large.
+        variances, means = stacked(torch.stack(torch.var_mean(input, (0, 2, 3), correction=0))).unbind(1)
+        mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
+        if self.moving_statistics:
+            self._move(mean.detach(), variance.detach(), len(means) * input.numel() // input.shape[1])
+        scale = (variance + self.eps).rsqrt()
+        centred = (input - mean[:, None, None]) * scale[:, None, None]
+        return centred * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else centred
+
+    def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        self.num_batches_tracked.add_(1)
 
 
 class InstanceNorm(nn.InstanceNorm2d):

@@ -35,6 +35,10 @@ def run(tree: Any) -> None:
     record = Record(Path(tree.sweep.folder))
     sweep = record.read()
     job = record.standing(sweep.runs[int(tree.sweep.job)])
+    ranks = _ranks_of_task()
+    if int(ranks.get("RANK", 0)):
+        _follow(job, sweep, record, ranks)
+        return
     if _is_over(record, sweep):
         record.report(replace(job, state="not started", reason=why_not_started(record.wish())))
         return
@@ -51,7 +55,7 @@ def run(tree: Any) -> None:
         first_byte = log.tell()
         # Started over once: a job that comes back from the queue goes on with what it has done.
         words = [word for word in job.overrides if first_byte == 0 or not word.startswith("fresh=")]
-        child = _start(replace(job, overrides=tuple(words)), sweep, log)
+        child = _start(replace(job, overrides=tuple(words)), sweep, log, ranks)
         record.report(replace(job, state="running", exit_code=None, reason=None))
         code = _wait(child, wish)
     exit_code = code if code >= 0 else 128 - code
@@ -71,6 +75,14 @@ def run(tree: Any) -> None:
         _requeue(record, job, handlers[signal.SIGUSR1])
 
 
+def _follow(job: Job, sweep: Sweep, record: Record, ranks: dict[str, str]) -> None:
+    """Be another rank of a run, which ends with the first: that one hears what is wished, and reports."""
+    if _is_over(record, sweep):
+        return
+    with _noting([]), record.log(job.job, int(ranks["RANK"])).open("ab") as log:
+        _wait(_start(job, sweep, log, ranks), lambda: None)
+
+
 def why_not_started(wish: Wish | None) -> str:
     return "a run has failed" if wish is not None and wish.signal is None else "the sweep was told to stop"
 
@@ -79,12 +91,35 @@ def _is_over(record: Record, sweep: Sweep) -> bool:
     return record.wish() is not None or not (sweep.queued or record.is_alive())
 
 
-def _start(job: Job, sweep: Sweep, log: BinaryIO) -> "subprocess.Popen[bytes]":
+def _ranks_of_task() -> dict[str, str]:
+    """Return what makes a process one rank of a run, as torchrun says it, in a job of several tasks; else nothing."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:  # a job of another kind may have tasks too, of which we are but one
+        return {}
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    if JobEnvironment().num_tasks == 1:
+        return {}
+    task = TorchDistributedEnvironment()
+    # Slurm may have given each task GPUs of its own, which are then all that it sees.
+    alone = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) < task.local_world_size
+    alone = alone and bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return {
+        "RANK": str(task.rank),
+        "WORLD_SIZE": str(task.world_size),
+        "LOCAL_RANK": "0" if alone else str(task.local_rank),
+        "LOCAL_WORLD_SIZE": "1" if alone else str(task.local_world_size),
+        "MASTER_ADDR": task.master_addr,
+        "MASTER_PORT": str(task.master_port),
+    }
+
+
+def _start(job: Job, sweep: Sweep, log: BinaryIO, ranks: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Start the run, in a session of its own, so that it gets each signal once: from us, wherever it came from."""
     command = [sys.executable, "-m", "normlab", "train", *job.overrides]
     if sweep.config_dir is not None:
         command += ["--config-dir", sweep.config_dir]
-    environment = {**os.environ, "NORMLAB_OUTPUTS": sweep.outputs}
+    environment = {**os.environ, **ranks, "NORMLAB_OUTPUTS": sweep.outputs}
     if job.threads is not None:
         environment["OMP_NUM_THREADS"] = str(job.threads)
     if job.gpu is not None:

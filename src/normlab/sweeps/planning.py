@@ -160,7 +160,9 @@ def _share_of_cores(launcher: dict[str, Any], runs: int) -> int | None:
     at_once = runs_at_once(launcher, runs)
     if asked := _count(launcher, "cpus_per_task"):
         return asked
-    return None if at_once is None else max(1, threads.cores() // at_once)
+    if at_once is None:
+        return None
+    return max(1, threads.cores() // (at_once * (_count(launcher, "tasks_per_node") or 1)))
 
 
 def _count(launcher: dict[str, Any], key: str) -> int | None:

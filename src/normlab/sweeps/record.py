@@ -92,8 +92,9 @@ class Record:
         self._wish = folder / "stop.json"
         self._alive = folder / ".alive"
 
-    def log(self, number: int) -> Path:
-        return self.folder / f"job_{number}.log"
+    def log(self, number: int, rank: int = 0) -> Path:
+        """Return where a run says all that it says, and each of its other ranks what they do, which is little."""
+        return self.folder / (f"job_{number}.rank_{rank}.log" if rank else f"job_{number}.log")
 
     def create(self) -> None:
         """Make the folder; raise ResourceError if that cannot be done."""

@@ -1,9 +1,12 @@
 """One step: the discriminator updates, the generator update, and what moves with them."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from functools import reduce
+from itertools import islice
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,8 +17,9 @@ from normlab.data.batches import RealBatches, mirrored
 from normlab.losses import Loss
 from normlab.networks.network import Network, Weights
 from normlab.normalizations.base import as_matrix, output_dimension
-from normlab.penalties import Batch, Penalty, Update
+from normlab.penalties import Batch, Draw, Penalty, Update
 from normlab.randomness import stream
+from normlab.ranks import ALONE, Ranks
 from normlab.settings import Length
 from normlab.training.capture import Capture, Inputs, Scalars
 from normlab.training.compiled import Compiler
@@ -24,6 +28,14 @@ from normlab.training.state import TrainState
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Descent(NamedTuple):
+    """What an update leaves: the norm of the whole gradient, the terms and the scores, of the whole batch."""
+
+    norm: Tensor
+    terms: Scalars
+    scores: Sequence[Tensor]
 
 
 @dataclass(kw_only=True)
@@ -35,8 +47,13 @@ class Step:
     non-finite loss or gradient sets `non_finite` on the device, which masks that update and all later ones; the trainer
     reads it when it next looks.
 
+    Several ranks share a step: each draws what the whole batch takes and keeps the rows that are its own, and all make
+    the same update, by the gradient of the whole batch.
+
     capture: what replays steps; None where each is computed anew.  compiler: what compiles the networks' passes and
-    their weights; None where they are left as they are.
+    their weights; None where they are left as they are.  ranks: those that share steps; what is done between two steps
+    is of whole batches, and any rank can do it alone.  synchronised: whether batch statistics are of the whole batch,
+    rather than of the rows of each rank.
     """
 
     state: TrainState
@@ -53,6 +70,9 @@ class Step:
     device: torch.device
     capture: Capture | None = None
     compiler: Compiler | None = None
+    ranks: Ranks = ALONE
+    synchronised: bool = True
+    sharing: Ranks = field(init=False, default=ALONE)
     non_finite: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +89,8 @@ class Step:
         """Train one step further and return its scalars, on the device, which the next step may overwrite."""
         state = self.state
         self.set_rates()
-        scalars = self.train() if self.compiler is None else self.compiler.attempt(self.train, state)
+        with self.together():
+            scalars = self.train() if self.compiler is None else self.compiler.attempt(self.train, state)
         state.step += 1
         state.images_seen += self.discriminator_steps * self.batch_size
         return scalars
@@ -81,6 +102,27 @@ class Step:
         # Steps at which other penalties are due are other steps.
         due = tuple(tuple(self.penalties_due(update)) for update in range(self.discriminator_steps))
         return self.capture.take(self, due)
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """Share with the other ranks what is done during the block."""
+        if self.ranks.count == 1:
+            yield
+            return
+        norms = [norm for network in self.networks for norm in network.batch_norms()] if self.synchronised else []
+        self.sharing = self.ranks
+        for norm in norms:
+            norm.stacked = self.ranks.stacked
+        try:
+            yield
+        finally:
+            self.sharing = ALONE
+            for norm in norms:
+                norm.stacked = None
+
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        return self.state.generator, self.state.discriminator
 
     def set_rates(self) -> None:
         for optimizer, rates in self.rates:
@@ -118,12 +160,13 @@ class Step:
             fake_scores = self.compiled(discriminator.forward)(fake.images, weights, fake.labels)
         loss = self.loss.discriminator(real_scores, fake_scores)
         penalty = self.penalty(update, real, fake, weights)
-        scalars = {"loss/discriminator": loss.detach(), **describe_scores(real_scores.detach(), fake_scores.detach())}
-        if penalty is not None:
-            loss = loss + penalty
-            scalars["loss/penalty"] = penalty.detach()
-        norm = self.descend(loss, discriminator, weights, self.state.discriminator_optimizer, self.constraint)
-        return scalars | {"gradient_norm/discriminator": norm}
+        terms = {"loss/discriminator": loss} | ({} if penalty is None else {"loss/penalty": penalty})
+        optimizer = self.state.discriminator_optimizer
+        descent = self.descend(
+            terms, [real_scores.detach(), fake_scores.detach()], discriminator, weights, optimizer, self.constraint
+        )
+        scores = describe_scores(*descent.scores)
+        return descent.terms | scores | {"gradient_norm/discriminator": descent.norm}
 
     def update_generator(self) -> Scalars:
         generator, discriminator = self.state.generator, self.state.discriminator
@@ -134,29 +177,38 @@ class Step:
         with self.autocast(), discriminator.frozen_statistics():
             fake = self.generate("generator", weights)
             scores = self.compiled(discriminator.forward)(fake.images, of_discriminator, fake.labels)
-        loss = self.loss.generator(scores)
-        norm = self.descend(loss, generator, weights, self.state.generator_optimizer)
-        return {"loss/generator": loss.detach(), "gradient_norm/generator": norm}
+        terms = {"loss/generator": self.loss.generator(scores)}
+        descent = self.descend(terms, [], generator, weights, self.state.generator_optimizer)
+        return descent.terms | {"gradient_norm/generator": descent.norm}
 
     def descend(
         self,
-        loss: Tensor,
+        terms: Mapping[str, Tensor],
+        scores: Sequence[Tensor],
         network: Network,
         weights: Weights,
         optimizer: Optimizer,
         constraint: Constraint | None = None,
-    ) -> Tensor:
-        """Update one network, unless something has become non-finite, and return the norm of its whole gradient.
+    ) -> "Descent":
+        """Update one network by the sum of some terms, unless something has become non-finite.
 
         weights: the effective ones of the pass, whose gradients move what adapts to them.
         """
+        loss = reduce(torch.add, terms.values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         adapting = {name: weights[name] for name, _, part in network.reparametrized() if part.uses_gradient}
         # With respect to these parameters alone: the other network's gradients are never computed.
         every = torch.autograd.grad(loss, [*parameters, *adapting.values()])
-        gradients, of_weights = every[: len(parameters)], every[len(parameters) :]
+        own = self.local_statistics(network)
+        losses = (loss, *terms.values())
+        means, scores = self.sharing.combined([*every, *(each.detach() for each in losses), *own], scores)
+        means = iter(means)
+        gradients, of_weights = [*islice(means, len(parameters))], [*islice(means, len(adapting))]
+        loss, *averages = islice(means, 1 + len(terms))
+        for statistic, average in zip(own, means, strict=True):
+            statistic.copy_(average)
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.non_finite.copy_(torch.maximum(self.non_finite, (~torch.isfinite(loss.detach() + norm)).float()))
+        self.non_finite.copy_(torch.maximum(self.non_finite, (~torch.isfinite(loss + norm)).float()))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             # Fused optimizers want both laid out alike, which autograd does not promise.
             alike = gradient.stride() == parameter.stride()
@@ -168,7 +220,18 @@ class Step:
         if constraint is not None:
             constraint(parameters)
         self.compiled(network.advance)()
-        return norm
+        return Descent(norm, dict(zip(terms, averages, strict=True)), scores)
+
+    def local_statistics(self, network: Network) -> list[Tensor]:
+        """Return the running statistics that this rank has moved by its own rows alone."""
+        if self.synchronised or self.sharing.count == 1:
+            return []
+        return [
+            buffer
+            for norm in network.batch_norms()
+            for buffer in (norm.running_mean, norm.running_var)
+            if buffer is not None
+        ]
 
     def penalties_due(self, update: int) -> list[int]:
         """Return the numbers of the penalties that are due at a discriminator update of the step."""
@@ -193,23 +256,26 @@ class Step:
                 ],
                 uniform=self.draws_of_penalty(torch.rand, number, update),
                 normal=self.draws_of_penalty(torch.randn, number, update),
+                std=self.sharing.std,
             )
             with discriminator.frozen_statistics():
                 terms.append(penalty.every * penalty.weight * penalty.value(seen))
         return torch.stack(terms).sum() if terms else None
 
-    def draws_of_penalty(
-        self, draw: Callable[..., Tensor], number: int, update: int
-    ) -> Callable[[tuple[int, ...]], Tensor]:
+    def draws_of_penalty(self, draw: Callable[..., Tensor], number: int, update: int) -> Draw:
         """Return what draws for a penalty: each time it is called for a shape, another tensor."""
         counts = itertools.count()
 
-        def drawn(shape: tuple[int, ...]) -> Tensor:
+        def drawn(shape: tuple[int, ...], per_image: bool = True) -> Tensor:
             key = ("penalty", number, draw.__name__, next(counts))
 
             def make() -> Tensor:
                 position = self.state.step * self.discriminator_steps + update
-                return draw(shape, generator=stream(self.seed, *key, position))
+                rng = stream(self.seed, *key, position)
+                if not per_image:
+                    return draw(shape, generator=rng)
+                images, *rest = shape
+                return self.sharing.share(draw((images * self.sharing.count, *rest), generator=rng))
 
             return self.inputs(f"{key} {update}", make)
 
@@ -225,17 +291,21 @@ class Step:
 
     def real_batch(self, update: int) -> Batch:
         """Return the real images of a discriminator update of the step, and their labels if the networks take any."""
-        real = self.real
+        real, size = self.real, self.batch_size
 
         def position() -> int:
-            return self.state.images_seen + update * self.batch_size
+            return self.state.images_seen + update * size
 
-        images = real.images_of(self.inputs(f"rows {update}", lambda: real.rows(position())))
+        images = real.images_of(self.inputs(f"rows {update}", lambda: real.rows(position(), self.sharing.rows(size))))
         if real.flip:
-            images = mirrored(images, self.inputs(f"flips {update}", lambda: real.flips(position())))
+            images = mirrored(images, self.rows_of(f"flips {update}", lambda: real.flips(position())))
         if self.state.discriminator.classes is None:
             return Batch(images, None)
-        return Batch(images, self.inputs(f"labels {update}", lambda: real.labels(position())))
+        return Batch(images, self.rows_of(f"labels {update}", lambda: real.labels(position())))
+
+    def rows_of(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """Return an input that has a row for each image of the batch, or this rank's rows of it."""
+        return self.inputs(name, lambda: self.sharing.share(make()))
 
     def generate(self, purpose: str, weights: Weights) -> Batch:
         """Return what the generator makes of the latents and labels of a purpose."""
@@ -255,7 +325,7 @@ class Step:
         def make() -> Tensor:
             return torch.randn(shape, generator=stream(self.seed, "latents", purpose, self.state.step))
 
-        return self.inputs(f"latents {purpose}", make)
+        return self.rows_of(f"latents {purpose}", make)
 
     def fake_labels(self, purpose: str) -> Tensor | None:
         """Return labels drawn uniformly, int64 [batch]; None if the networks are given none."""
@@ -267,7 +337,7 @@ class Step:
             rng = stream(self.seed, "labels", purpose, self.state.step)
             return torch.randint(classes, (self.batch_size,), generator=rng)
 
-        return self.inputs(f"labels of {purpose}", make)
+        return self.rows_of(f"labels of {purpose}", make)
 
     def autocast(self) -> torch.autocast:
         enabled = self.precision != torch.float32

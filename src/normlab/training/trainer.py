@@ -15,6 +15,7 @@ from normlab.outputs.checkpoints import Checkpoints, require_finite
 from normlab.outputs.recorder import Position, Recorder
 from normlab.outputs.run_dir import Status
 from normlab.randomness import stream
+from normlab.ranks import Order
 from normlab.training import spectra
 from normlab.training.capture import Scalars
 from normlab.training.pace import Pace
@@ -69,6 +70,7 @@ class Trainer:
         self.recorder.progress.start(self.state.step, self.last_step, self.pace.images_per_step)
         self.attend(None)
         while self.state.step < self.last_step:
+            self.step.ranks.lead(Order.STEP)
             scalars = self.step.take()
             self.recorder.progress.advance()
             self.attend(scalars)
@@ -94,6 +96,7 @@ class Trainer:
             self.recorder.grid(step, self.sample())
         # Asked once more: only a step that is saved may be called so, and a signal may have come meanwhile.
         exit_code = self.stop.exit_code
+        self.step.ranks.require_all()  # what started them tells the others to stop, too, when one has died
         saved = saving or exit_code is not None
         if saved and step not in self.checkpoints.steps():
             self.save(must=exit_code is not None or ends)

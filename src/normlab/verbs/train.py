@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from normlab import composition
+from normlab import composition, ranks
 from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError
 from normlab.outputs.run_dir import RunDir
@@ -24,6 +24,14 @@ def run(arguments: list[str]) -> int:
     flags = [word for word in words if word.startswith("-")]
     if flags and known.check:
         raise ConfigurationError(flags[0], "is no flag that goes with --check", "leave it out")
+    if known.multirun and ranks.started() > 1:
+        problem = (
+            f"sweeps over runs that are processes of their own, and this is one of {ranks.started()} of a single run"
+        )
+        remedy = (
+            "leave torchrun out; with hydra/launcher=submitit_slurm and hydra.launcher.tasks_per_node=N a run has N"
+        )
+        raise ConfigurationError("-m", problem, remedy)
     if flags:
         composition.refuse(composition.compose([word for word in words if "=" in word], known.config_dir)[1])
         composition.hand_to_hydra(arguments, task=_refuse_to_train)

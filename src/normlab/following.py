@@ -1,0 +1,93 @@
+"""A run on several processes: what the first tells the others at its start, and the process that follows."""
+
+import io
+import logging
+import os
+from typing import NamedTuple, NoReturn
+
+import torch
+
+from normlab import assemble
+from normlab.assemble import Materials
+from normlab.config import RunConfig
+from normlab.distributed import Team
+from normlab.errors import DataError
+from normlab.ranks import Order, current
+from normlab.training.state import TrainState
+
+
+class Beginning(NamedTuple):
+    """What a run is built from, the same on every rank. images, protocol: what all must find the same."""
+
+    settings: RunConfig
+    threads: int
+    images: str
+    protocol: str | None
+
+
+def prepare(settings: RunConfig, threads: int) -> torch.device:
+    """Set how this process computes, and return the device that it computes on."""
+    torch.set_num_threads(threads)
+    assemble.set_float32_precision(settings.precision)
+    device = assemble.choose_device(settings.device)
+    if device.type == "cuda" and current().count > 1:
+        torch.cuda.set_device(device)
+    return device
+
+
+def begin(settings: RunConfig, materials: Materials) -> None:
+    """Have the other ranks build the run."""
+    current().lead(Order.START, _beginning(settings, materials))
+
+
+def hand_over(state: TrainState) -> None:
+    """Have the other ranks take over the state that the run goes on from."""
+    if current().count == 1:
+        return
+    file = io.BytesIO()
+    torch.save(state.state_dict(), file)
+    current().lead(Order.START, file.getvalue())
+
+
+def follow(team: Team) -> NoReturn:
+    """Do what the first rank says until it ends this process; what goes wrong here, it says."""
+    logging.getLogger("normlab").setLevel(logging.CRITICAL)
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        _follow(team)
+    except Exception as error:
+        team.fail(error)
+        raise
+
+
+def _follow(team: Team) -> NoReturn:
+    _, beginning = team.follow()
+    assert isinstance(beginning, Beginning)
+    settings = beginning.settings
+    assemble.import_plugins(settings)
+    device = prepare(settings, beginning.threads)
+    materials = assemble.gather(settings, device, team)
+    _require_same(_beginning(settings, materials), beginning)
+    step = assemble.build_step(settings, materials.dataset, materials.real, device, team)
+    _, state = team.follow()
+    step.state.load_state_dict(torch.load(io.BytesIO(state), map_location=device, weights_only=True))
+    while True:
+        order, task = team.follow()
+        if order == Order.STEP:
+            step.take()
+        elif materials.scorer is not None:
+            materials.scorer.evaluator.follow(task, step.state.generator)
+
+
+def _beginning(settings: RunConfig, materials: Materials) -> Beginning:
+    scorer = materials.scorer
+    protocol = None if scorer is None else scorer.evaluator.protocol
+    return Beginning(settings, torch.get_num_threads(), materials.dataset.fingerprint, protocol)
+
+
+def _require_same(here: Beginning, first: Beginning) -> None:
+    for name in ("images", "protocol"):
+        if getattr(here, name) != getattr(first, name):
+            problem = f"differ from those of rank 0 ({getattr(here, name)}, not {getattr(first, name)})"
+            where = "dataset.root" if name == "images" else "evaluation.features"
+            raise DataError(where, problem, "let all machines see the same files, and the same NORMLAB_CACHE")
