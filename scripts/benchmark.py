@@ -1,4 +1,4 @@
-"""Measure normlab against what it is held against: `python scripts/benchmark.py NAME [--json]`.
+"""Measure normlab against what it is held against: `python scripts/benchmark.py NAME [--json] [--picture FILE]`.
 
     trainer    the trainer against the loop that one would write by hand, in the same numerics on the CPU: with the
                techniques that torch has in the same arithmetic, which weight and spectral normalization are not
@@ -60,6 +60,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return UNEQUAL_WORK
     print(json.dumps(report.values) if arguments.json else "\n".join(report.lines))
+    if arguments.picture is not None:
+        arguments.picture.write_bytes(importlib.import_module("benchmarks.pictures").picture(report.values))
     control = report.values.get("control")
     if control is not None and not is_quiet(control):
         problem = f"an arm took {control:.3f} times as long as itself, outside {QUIET[0]} to {QUIET[1]}"

@@ -33,7 +33,7 @@ AGAIN = "again"
 def streaming(arguments: argparse.Namespace) -> Report:
     """Time batches of a folder of photographs as the training takes them, and steps on those against steps in memory.
 
-    The photographs are made up, in the size and weight of LSUN's; the disk's cache holds them. Wall time is the headline
+    The photographs are made up, in the size and weight of LSUN's; the disk's cache holds them. Wall time is what counts
     here: what is read while the network trains costs only where it is waited for, or takes a core.
     """
     with TemporaryDirectory() as folder, patch.dict(os.environ, {"NORMLAB_CACHE": str(Path(folder) / "cache")}):
