@@ -124,7 +124,7 @@ def _startup(values: Values) -> list[Panel]:
     claims: dict[str, str] = {
         name: f"{name}, at most {seconds:g} claimed" for name, seconds in values["claims"].items()
     }
-    rows = {claims.get(name, name): _interval(taken) for name, taken in values["wall_seconds"].items()}
+    rows = {claims.get(str(name), str(name)): _interval(taken) for name, taken in values["wall_seconds"].items()}
     marks = tuple(values["claims"].values())
     return [Dots("seconds to start; of runs, from torch's import to the first step", rows, marks=marks)]
 
