@@ -191,6 +191,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photographs", type=positive, default=2000)
     parser.add_argument("--size", type=positive, action="append", help="pixels; may be given several times; 64 and 128")
     parser.add_argument("--batch", type=positive, default=64)
-    parser.add_argument("--batches", type=positive, default=10, help="of a window of reading")
+    parser.add_argument("--batches", type=positive, default=5, help="of a window of reading")
     parser.add_argument("--steps", type=positive, default=2, help="of a window of training")
     parser.add_argument("--width", type=positive, default=16)
