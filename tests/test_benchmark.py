@@ -284,6 +284,11 @@ def test_what_pip_cannot_install_is_one_line_and_exits_3(
     assert line.startswith("error: torch-mimicry 0.1.16: pip cannot install it: No matching distribution")
 
 
+def test_a_technique_is_refused_where_both_have_spectral_normalization(capsys: pytest.CaptureFixture[str]):
+    assert benchmark.main(["trainer", "--mimicry", "--technique", "batch"]) == 2
+    assert "error: --technique: " in capsys.readouterr().err
+
+
 def test_a_loader_holds_a_trainer_up_between_windows(monkeypatch: pytest.MonkeyPatch):
     """A trainer of 2 batches a step, asked for windows of 1 and 2 steps, over an epoch of 4 batches."""
     requests = [{"steps": 1, "count": False}, {"steps": 2, "count": True}]
