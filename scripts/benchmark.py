@@ -1,4 +1,4 @@
-"""Measure normlab against what it is held against: `python scripts/benchmark.py NAME [--json]`.
+"""Measure normlab against what it is held against: `python scripts/benchmark.py NAME [--json] [--picture FILE]`.
 
     trainer    the trainer against the loop that one would write by hand, in the same numerics on the CPU: with the
                techniques that torch has in the same arithmetic, which weight and spectral normalization are not
@@ -8,6 +8,9 @@
     normalizations
                each technique in the discriminator against none, per full step
     evaluation every score together against one bare pass of Inception over the samples
+    scaling    images a second against batch, width, resolution, runs at a time and ranks
+    streaming  reading images off the disk on the way, by threads, and training on them against images in memory
+    startup    cold processes: help, and the first step of a run
     gpu        on a GPU: steps that are replayed against steps that are computed anew, and each technique against none
 
 A benchmark that compares times its arms in rounds, in another order every round, and one arm twice: the ratio of an arm
@@ -35,6 +38,9 @@ BENCHMARKS = {
     "memory": "what a run holds in memory over its steps",
     "normalizations": "each technique in the discriminator against none",
     "evaluation": "every score against one bare pass of Inception",
+    "scaling": "images a second against batch, width, resolution, runs at a time, ranks",
+    "streaming": "images read off the disk on the way against images in memory",
+    "startup": "cold processes: help, and the first step of a run",
     "gpu": "on a GPU: replayed steps against steps computed anew",
 }
 UNEQUAL_WORK = 1
@@ -54,6 +60,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return UNEQUAL_WORK
     print(json.dumps(report.values) if arguments.json else "\n".join(report.lines))
+    if arguments.picture is not None:
+        arguments.picture.write_bytes(importlib.import_module("benchmarks.pictures").picture(report.values))
     control = report.values.get("control")
     if control is not None and not is_quiet(control):
         problem = f"an arm took {control:.3f} times as long as itself, outside {QUIET[0]} to {QUIET[1]}"

@@ -5,17 +5,35 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
 import benchmark
-from benchmarks import bare, gpu, memory, mimicry, mimicry_worker, monitors, options, runs, timing, trainer
+from benchmarks import (
+    bare,
+    gpu,
+    memory,
+    mimicry,
+    mimicry_worker,
+    monitors,
+    options,
+    pictures,
+    runs,
+    scaling,
+    streaming,
+    timing,
+    trainer,
+)
 from benchmarks.report import Report
 from benchmarks.work import UnequalWork, Work
 from normlab import assemble
+from normlab.data.batches import BATCHES_AHEAD
 from normlab.outputs.sinks import JsonLines
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
@@ -294,6 +312,11 @@ def test_what_pip_cannot_install_is_one_line_and_exits_3(
     assert line.startswith("error: torch-mimicry 0.1.16: pip cannot install it: No matching distribution")
 
 
+def test_a_technique_is_refused_where_both_have_spectral_normalization(capsys: pytest.CaptureFixture[str]):
+    assert benchmark.main(["trainer", "--mimicry", "--technique", "batch"]) == 2
+    assert "error: --technique: " in capsys.readouterr().err
+
+
 def test_a_loader_holds_a_trainer_up_between_windows(monkeypatch: pytest.MonkeyPatch):
     """A trainer of 2 batches a step, asked for windows of 1 and 2 steps, over an epoch of 4 batches."""
     requests = [{"steps": 1, "count": False}, {"steps": 2, "count": True}]
@@ -315,3 +338,99 @@ def test_convolutions_of_other_shapes_are_refused_and_gradients_told():
     assert mimicry.compared(ours, theirs)["only_torch_mimicry"] == {"gradient of a: input+weight": 2}
     with pytest.raises(UnequalWork):
         mimicry.compared(ours, theirs + Counter({"convolution of b": 1}))
+
+
+def interval(median: float) -> dict[str, float]:
+    return {"median": median, "low": 0.9 * median, "high": 1.1 * median}
+
+
+CONTROL = {"control": 1.0, "control_low": 0.98, "control_high": 1.02}
+RATIO = {"ratio": 1.1, "low": 1.0, "high": 1.2}
+WALL = {"wall_ratio": 1.1, "wall_low": 1.0, "wall_high": 1.2}
+SPEEDUPS = {"cpu_speedup": interval(1.2), "wall_speedup": interval(1.3)}
+CURVE = {"rows": [{"point": point, "images_per_second": interval(100 * point)} for point in (1, 2, 4)], **CONTROL}
+READ = {"rows": [{"threads": count, "images_per_second": interval(100 * count)} for count in (1, 2)], **CONTROL}
+TRAINED = {"wall_ratio": interval(1.1), "cpu_ratio": interval(1.2), **CONTROL}
+FOUND: dict[str, dict[str, Any]] = {
+    "trainer": {**RATIO, **WALL},
+    "trainer against torch-mimicry": {
+        "against": "torch-mimicry",
+        **dict.fromkeys(("same_numerics", "best_settings", "by_hand"), SPEEDUPS),
+    },
+    "saving": {"share": 0.01, "wall_share": 0.02},
+    "monitors": {**RATIO, **WALL, "rows_ratio": 1.0, "rows_low": 0.9, "rows_high": 1.1},
+    "memory": {"most_bytes_by_tenths": [4e8] * 10},
+    "normalizations": {"ratios": {"weight": interval(1.1), "spectral": interval(1.2)}},
+    "evaluation": {**RATIO, "seconds_of_each": {"fid": 1.0}},
+    "gpu": {"rows": [{"case": "dcgan_32", "technique": "none", "speedup": interval(6.0), "cost": interval(1.0)}]},
+    "startup": {"wall_seconds": {"help": interval(0.2), "train": interval(4.0)}, "claims": {"help": 0.5, "train": 5.0}},
+    "scaling": {"axes": {"runs": CURVE, "ranks": {"skipped": "no"}}, "reference": {"runs": 1, "ranks": 1}},
+    "streaming": {"sizes": {64: {"reading": READ, "training": TRAINED}}},
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_every_benchmark_has_a_picture(name: str):
+    values = {"benchmark": name.split()[0], **CONTROL, "environment": {"cpu": "a CPU", "threads": 1}, **FOUND[name]}
+    drawn = Image.open(io.BytesIO(pictures.picture(json.loads(json.dumps(values)))))
+    ink = np.asarray(drawn.convert("L")) < 200
+    assert 0.005 < ink.mean() < 0.2
+    edges = (ink[:2], ink[-2:], ink[:, :2], ink[:, -2:])
+    assert not any(edge.any() for edge in edges)  # nothing is cut off
+
+
+def test_every_benchmark_that_there_is_can_be_drawn():
+    assert set(pictures.PANELS) == set(benchmark.BENCHMARKS) == {name.split()[0] for name in FOUND}
+
+
+def test_a_picture_is_drawn_beside_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    values = {"benchmark": "trainer", **CONTROL, **FOUND["trainer"]}
+    monkeypatch.setattr(trainer, "trainer", lambda arguments: Report(values, ["a line"]))
+    assert benchmark.main(["trainer", "--picture", str(tmp_path / "a.png")]) == 0
+    assert capsys.readouterr().out == "a line\n"
+    assert Image.open(tmp_path / "a.png").format == "PNG"
+
+
+def test_throughput_is_per_image_of_each_point_and_against_the_reference():
+    """Arms that tell a second for 64 images, and two for 256."""
+    arms = {
+        64: scaling.Arm(lambda steps: timing.Seconds(1.0 * steps, 1.0 * steps), 64),
+        256: scaling.Arm(lambda steps: timing.Seconds(2.0 * steps, 2.0 * steps), 256),
+    }
+    table = scaling.measured(arms, 64, rounds=2)
+    assert [row["images_per_second"]["median"] for row in table["rows"]] == pytest.approx([64, 128])
+    assert [row["of_reference"]["median"] for row in table["rows"]] == pytest.approx([1, 2])
+    assert (table["best"], table["best_ratio"], table["control"]) == (256, 2, 1)
+
+
+def test_points_of_an_axis_differ_in_it_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(scaling, "POINTS", {**scaling.POINTS, "batch": (2, 64), "ranks": (1,)})
+    monkeypatch.setattr(scaling, "LEAST", 0.0)
+    words = ["scaling", "--axis", "batch", "--rounds", "1", "--json", "architecture.width=4"]
+    assert benchmark.main(words) in (0, 5)
+    rows = json.loads(capsys.readouterr().out)["axes"]["batch"]["rows"]
+    assert [row["point"] for row in rows] == [2, 64]
+    assert rows[0]["images_per_second"]["median"] < rows[1]["images_per_second"]["median"]
+
+
+def test_a_window_of_streaming_pays_for_what_it_reads_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    weight = streaming.write_photographs(tmp_path / "photographs", 6)
+    assert 5_000 < weight < 50_000
+    arguments = benchmark.parsed(["streaming", "--batch", "2"])
+    real = streaming.opened(streaming.words_of(arguments, tmp_path / "photographs", 32, 2))
+    streaming.in_order(real)(1)
+    assert real.ahead is not None
+    assert len(real.ahead.batches) == BATCHES_AHEAD
+    assert all(batch.done() for batch in real.ahead.batches.values())
+
+
+@pytest.mark.slow
+def test_cold_processes_are_timed_to_their_first_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert benchmark.main(["startup", "--rounds", "1", "--json", *SMALL]) in (0, 5)
+    taken = json.loads(capsys.readouterr().out)["wall_seconds"]
+    assert taken["help"]["median"] < taken["torch"]["median"]
+    assert 0 < taken["train"]["median"] < 60

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from benchmarks.report import Report
 from benchmarks.runs import LOG_EVERY
@@ -10,6 +11,7 @@ from benchmarks.runs import LOG_EVERY
 def add_common(parser: argparse.ArgumentParser, benchmark: Callable[[argparse.Namespace], Report]) -> None:
     parser.set_defaults(benchmark=benchmark)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw it, too")
     parser.add_argument("--threads", type=positive, default=1, help="more than 1 count what they spend waiting as well")
 
 

@@ -18,6 +18,7 @@ from normlab import assemble, launching
 from normlab.assemble import Materials
 from normlab.composition import configure
 from normlab.config import RunConfig
+from normlab.errors import ConfigurationError
 from normlab.outputs.environment import describe_environment
 
 AGREEING_STEPS = 5
@@ -32,6 +33,8 @@ def trainer(arguments: argparse.Namespace) -> Report:
     from one and the same start over the first steps.
     """
     if arguments.mimicry:
+        if arguments.technique != "none":
+            raise ConfigurationError("--technique", "goes with the loop by hand alone", "leave it out, or --mimicry")
         return against_mimicry(arguments)
     settings = trainer_settings(arguments)
     materials = assemble.gather(settings, CPU)
