@@ -113,10 +113,12 @@ def _evaluation(values: Values) -> list[Panel]:
 def _gpu(values: Values) -> list[Panel]:
     width = abs(values["control"] - 1)
     control = (1.0, 1 - width, 1 + width)
-    named = {f"{row['case']}, {row['technique']}": row for row in values["rows"]}
+    rows = [row for row in values["rows"] if row["capture"] != "none"]
+    named = {f"{row['case']}, {row['technique']}, {row['capture']}": row for row in rows}
+    costs = {name: _interval(row["cost"]) for name, row in named.items() if row["technique"] != "none"}
     return [
-        Dots("steps anew / captured, time", {name: _interval(row["speedup"]) for name, row in named.items()}, control),
-        Dots("captured / none captured, time", {name: _interval(row["cost"]) for name, row in named.items()}, control),
+        Dots("steps anew / replayed, time", {name: _interval(row["speedup"]) for name, row in named.items()}, control),
+        Dots("with a technique / with none, time", costs, control),
     ]
 
 

@@ -164,8 +164,8 @@ def in_order(real: RealBatches) -> Callable[[int], None]:
 
 def settle(real: RealBatches) -> None:
     """Wait until all is there that is read ahead, so that each window pays for as many batches as it takes."""
-    if real.ahead is not None:
-        wait(real.ahead.batches.values())
+    if real.resident is None:
+        wait(real.ahead(0, real.batch_size).batches.values())
 
 
 def _lines(size: int, table: dict[str, Any]) -> list[str]:

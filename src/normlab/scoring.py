@@ -14,6 +14,7 @@ from normlab.data.image_sets import open_image_set
 from normlab.data.images import Dataset, Images
 from normlab.errors import Complaint, DataError
 from normlab.evaluation.batching import Interrupted
+from normlab.evaluation.classes import prepare
 from normlab.evaluation.classifier import all_shipped, by, shipped_classifier
 from normlab.evaluation.evaluator import Evaluator
 from normlab.evaluation.features import FEATURES, open_features
@@ -66,6 +67,7 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device, rank
     if evaluation.features == "none":
         return None
     features = open_features(evaluation.features, evaluation.weights, dataset, device)
+    prepare()
     wanted = evaluation.reconstruction
     search = Search(count=wanted.images, steps=wanted.steps, lr=wanted.lr, form=wanted.form)
     evaluator = Evaluator(

@@ -43,8 +43,8 @@ class RealBatches:
 
         Never waits for the device.
         """
-        images = self.images_of(queued(self.rows(images_seen, slice(0, self.batch_size)), self.device))
-        return mirrored(images, queued(self.flips(images_seen), self.device)) if self.flip else images
+        rows = queued(self.rows(images_seen, slice(0, self.batch_size)), self.device)
+        return self.images_of(rows, queued(self.flips(images_seen), self.device) if self.flip else None)
 
     def rows(self, images_seen: int, part: slice) -> Tensor:
         """Return what the device needs of the host for a part of the batch at a position: indices, or pixels."""
@@ -52,9 +52,13 @@ class RealBatches:
             return self._indices(images_seen)[part]
         return torch.from_numpy(self.ahead(part.start, part.stop).take(images_seen))
 
-    def images_of(self, rows: Tensor) -> Tensor:
-        """Return the images of rows that are on the device, float32 [batch, c, h, w] in [-1, 1], none mirrored."""
-        return scaled(rows if self.resident is None else self.resident.index_select(0, rows))
+    def images_of(self, rows: Tensor, flips: Tensor | None) -> Tensor:
+        """Return the images of rows that are on the device, float32 [batch, c, h, w] in [-1, 1], mirrored where told.
+
+        Calls nothing of the host, so that it may be compiled into one kernel.
+        """
+        images = scaled(rows if self.resident is None else self.resident.index_select(0, rows))
+        return images if flips is None else mirrored(images, flips)
 
     def flips(self, images_seen: int) -> Tensor:
         """Return which of the images at a position are to be mirrored, if any are, bool [batch]."""

@@ -1,6 +1,8 @@
 """What the classes that a network sees in images tell of them."""
 
+import importlib
 import math
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# torchmetrics takes most of a second to import, so only the function that needs it does.
+TORCHMETRICS = "torchmetrics.image.inception"
+
+
+def prepare() -> None:
+    """Begin to import torchmetrics, which takes a second or more, while a first pass over images computes."""
+    threading.Thread(target=importlib.import_module, args=(TORCHMETRICS,), daemon=True).start()
 
 
 class ClassifierScore(NamedTuple):
@@ -48,7 +55,7 @@ def class_shares(logits: Sequence[Tensor]) -> tuple[float, ...]:
 
 
 def _score_of_part(logits: Tensor) -> Tensor:
-    from torchmetrics.image.inception import InceptionScore
+    from torchmetrics.image.inception import InceptionScore  # only here, since it takes so long
 
     # torchmetrics shuffles with the global random state, which belongs to the run.
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from normlab.constraints import Constraint
-from normlab.data.batches import RealBatches, mirrored
+from normlab.data.batches import RealBatches
 from normlab.losses import Loss
 from normlab.networks.network import Network, Weights
 from normlab.normalizations.base import as_matrix, output_dimension
@@ -296,9 +296,9 @@ class Step:
         def position() -> int:
             return self.state.images_seen + update * size
 
-        images = real.images_of(self.inputs(f"rows {update}", lambda: real.rows(position(), self.sharing.rows(size))))
-        if real.flip:
-            images = mirrored(images, self.rows_of(f"flips {update}", lambda: real.flips(position())))
+        rows = self.inputs(f"rows {update}", lambda: real.rows(position(), self.sharing.rows(size)))
+        flips = self.rows_of(f"flips {update}", lambda: real.flips(position())) if real.flip else None
+        images = self.compiled(real.images_of)(rows, flips)
         if self.state.discriminator.classes is None:
             return Batch(images, None)
         return Batch(images, self.rows_of(f"labels {update}", lambda: real.labels(position())))
@@ -316,7 +316,7 @@ class Step:
         return self.compiled(network.weights_of_pass)(previous) if network.technique.reparametrizes else {}
 
     def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return a function of a network, compiled where the run asks for it."""
+        """Return a function of tensors, compiled where the run asks for it."""
         return function if self.compiler is None else self.compiler(function)
 
     def latents(self, purpose: str) -> Tensor:
