@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from normlab.data.batches import queued
 from normlab.data.images import Dataset, Images
 from normlab.errors import DataError, is_out_of_memory
 from normlab.evaluation.artifacts import cached_artifact, write_artifact
@@ -335,18 +336,21 @@ class Evaluator:
     def _sample(self, copy: nn.Module, key: Key, stop: Callable[[], bool], rows: slice) -> Iterator[Tensor]:
         """Yield what features are extracted of, of some rows; the batch size does not change what it is made of.
 
-        A conditional generator is given every label equally often. Raises NonFiniteImages, Interrupted.
+        A conditional generator is given every label equally often. Raises Interrupted, and behind the last batch
+        NonFiniteImages, so that it waits for the device only there.
         """
+        finite: list[Tensor] = []
         latents = torch.randn(self.samples, _latent_size(copy), generator=stream(self.seed, *key))[rows]
         classes = getattr(copy, "classes", None)
         labels = None if classes is None else torch.arange(self.samples)[rows] % classes
         for batch in batches(len(latents), self.batch_size, "evaluating", stop):
-            given = {} if labels is None else {"labels": labels[batch].to(self.device)}
+            given = {} if labels is None else {"labels": queued(labels[batch], self.device)}
             with scoring(self.device):
-                images = copy(latents[batch].to(self.device), **given)
-            if not images.isfinite().all():
-                raise NonFiniteImages
+                images = copy(queued(latents[batch], self.device), **given)
+            finite.append(images.isfinite().all())
             yield images if self.dataset.of_points else to_uint8(images)
+        if not torch.stack(finite).all():
+            raise NonFiniteImages
 
     def _pass_over(self, batches: Iterable[Tensor], kept: Tensor) -> tuple[Pass, dict[str, float]]:
         """Return what a pass over images leaves, and what there is to say of the modes that they lie in."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from normlab.data.batches import queued
 from normlab.errors import is_out_of_memory
 from normlab.evaluation.classes import classifier_score
 from normlab.evaluation.features import FeatureExtractor
@@ -55,24 +56,27 @@ def chosen(count: int, most: int) -> Tensor:
 def pass_over(batches: Iterable[Tensor], extractor: FeatureExtractor, kept: Tensor) -> Pass:
     """Extract the features of batches of images [n, c, h, w] once; `kept` says of which to keep them.
 
-    Raises NonFiniteFeatures.
+    Raises NonFiniteFeatures. Waits for the device once, at the end, so that it has its next batch before it needs it.
     """
     moments: Moments | None = None
+    finite: list[Tensor] = []
     some: list[Tensor] = []
     logits: list[Tensor] = []
     position = 0
     for images in batches:
         features, of_batch = extractor.extract(images)
-        if not features.isfinite().all():
-            raise NonFiniteFeatures
+        finite.append(features.isfinite().all())
         batch = Moments.of(features)
         moments = batch if moments is None else moments + batch
-        some.append(features[kept[position : position + len(features)].to(features.device)])
+        rows = kept[position : position + len(features)].nonzero()[:, 0]
+        some.append(features.index_select(0, queued(rows, features.device)))
         if of_batch is not None:
-            logits.append(of_batch.cpu())
+            logits.append(of_batch)
         position += len(features)
     assert moments is not None, "there are no images"
-    return Pass(moments, torch.cat(some), logits)
+    if not torch.stack(finite).all():
+        raise NonFiniteFeatures
+    return Pass(moments, torch.cat(some), [of_batch.cpu() for of_batch in logits])
 
 
 @dataclass(frozen=True)
