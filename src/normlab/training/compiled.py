@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.compiler.config as compiler_config
 
+from normlab.errors import NormlabError
 from normlab.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class Compiler:
         before = copy.deepcopy(state.state_dict())
         try:
             return take()
+        except NormlabError:
+            raise
         except Exception as error:  # compilers raise anything
             reason = " ".join(str(error).split())[:200]
             log.warning("steps are not compiled, as one cannot be: %s: %s", type(error).__name__, reason)
