@@ -1,0 +1,38 @@
+"""Whether two arms of a study are as good as each other, within a margin set beforehand.
+
+    python scripts/studies/equivalence.py DIR SETTING METRIC MARGIN
+
+DIR holds runs of two values of SETTING, such as precision, each with the same seeds. Prints the last METRIC of every seed, and the
+interval of 95 % of the ratio of the means, paired by seed (Fieller); exits 0 if it lies within 1 - MARGIN and 1 + MARGIN, else 1.
+"""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from normlab.reports.intervals import ratio_interval
+from normlab.reports.runs import find_runs
+
+
+def main(folder: str, setting: str, metric: str, margin: str) -> int:
+    """Print the comparison and return the exit code."""
+    values: dict[str, dict[int, float]] = defaultdict(dict)
+    for run in find_runs([Path(folder)]):
+        assert run.settings is not None, f"{run.path} cannot be read"
+        values[str(getattr(run.settings, setting))][run.settings.seed] = run.last_evaluation()[metric]
+    (below, of_below), (above, of_above) = sorted(values.items(), reverse=True)
+    seeds = sorted(of_below.keys() & of_above.keys())
+    for seed in seeds:
+        print(f"seed {seed}: {metric} {of_below[seed]:.4g} with {setting}={below}, {of_above[seed]:.4g} with {above}")
+    interval = ratio_interval([of_above[seed] for seed in seeds], [of_below[seed] for seed in seeds], paired=True)
+    if interval is None:
+        print("the seeds differ too much for an interval")
+        return 1
+    low, high = interval
+    within = 1 - float(margin) < low and high < 1 + float(margin)
+    print(f"{above} over {below}: [{low:.4f}, {high:.4f}], {'within' if within else 'not within'} {margin} of 1")
+    return 0 if within else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
