@@ -3,7 +3,7 @@
     python scripts/studies/equivalence.py DIR SETTING METRIC MARGIN
 
 DIR holds runs of two values of SETTING, such as precision, each with the same seeds. Prints the last METRIC of every
-seed, and the interval of 95 % of the ratio of the means, paired by seed (Fieller); exits 0 if it lies between 1 - MARGIN
+seed, and the interval of 95 % of the ratio of the means, paired by seed (Fieller); exits 0 if it lies within 1 - MARGIN
 and 1 + MARGIN, else 1.
 """
 
