@@ -490,6 +490,9 @@ def _check_device(config: RunConfig) -> list[Complaint]:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         here = f"this machine has {torch.cuda.device_count()} that torch can use"
         return [Complaint("device", f"there is no GPU for '{config.device}'; {here}", "choose device=cpu or auto")]
+    if config.train.capture == "compile" and (count := current().count) > 1:
+        # One that cannot compile would go on by itself, out of step with the others.
+        return [Complaint("train.capture", f"compile is of one process, and the run has {count}", "choose auto")]
     of_gpus = (
         ("train.capture", config.train.capture, "graph", "choose auto or none"),
         ("precision", config.precision, "tf32", "choose fp32 or bf16"),

@@ -113,7 +113,8 @@ def _run(arguments: list[str]) -> int:
         if is_out_of_memory(error):
             print("error: normlab: out of memory — make room, or ask for less at a time", file=sys.stderr)
             return ResourceError.exit_code
-        print(f"error: normlab: {type(error).__name__}: {error} — a bug; debug=true shows where", file=sys.stderr)
+        told = " ".join(str(error).split())
+        print(f"error: normlab: {type(error).__name__}: {told} — a bug; debug=true shows where", file=sys.stderr)
         return 1
 
 

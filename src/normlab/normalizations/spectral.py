@@ -67,9 +67,9 @@ def products(matrices: Sequence[Tensor], vectors: Sequence[Tensor], groups: list
             (number,) = group
             results[number] = torch.mv(matrices[number], vectors[number])
             continue
-        stack = torch.stack([matrices[number] for number in group])
-        columns = torch.stack([vectors[number] for number in group])[:, :, None]
-        for number, product in zip(group, torch.bmm(stack, columns)[:, :, 0].unbind(), strict=True):
+        stack, rows = (torch.stack([each[number] for number in group]) for each in (matrices, vectors))
+        # No bmm, which would take TensorFloat-32 for its float32 where products may.
+        for number, product in zip(group, (stack * rows[:, None]).sum(dim=2).unbind(), strict=True):
             results[number] = product
     return results
 

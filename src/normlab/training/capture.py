@@ -133,8 +133,9 @@ class Capture:
             return step.compute()
         with self._inputs_of(step):
             if kind not in self.recordings:
+                scalars = self.recorder.warm_up(step.compute)
                 self.recordings[kind] = None
-                return self.recorder.warm_up(step.compute)
+                return scalars
             recording = self.recordings[kind] or self._recorded(step, kind)
         if recording is None:
             return step.compute()

@@ -4,12 +4,13 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 import torch.compiler.config as compiler_config
+from torch import Tensor
 
-from normlab.errors import NormlabError
+from normlab.errors import NormlabError, is_out_of_memory
 from normlab.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -23,43 +24,58 @@ R = TypeVar("R")
 
 @dataclass
 class Compiler:
-    """Compiles functions when they are first called, and all of a step or nothing of it.
+    """Compiles functions when a step first calls them, and all of a step or nothing of it.
 
-    Only what is called through it is compiled: networks as they are sampled, scored and copied stay what they were, and
-    so do the passes of penalties, since what is compiled cannot be differentiated twice.
+    Outside of steps, and in the passes of penalties, which are differentiated twice, as nothing compiled can be,
+    functions stay what they are: hooks, copies and other shapes see plain networks.
 
     backend: as `torch.compile` has it.
     """
 
     backend: str = "inductor"
     functions: dict[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+    stepping: bool = False
     tried: bool = False
     impossible: bool = False
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return a function, compiled."""
-        if self.impossible:
+        """Return a function, compiled if it is called in a step."""
+        if self.impossible or not self.stepping:
             return function
         if function not in self.functions:
             # Shapes never change, and a graph that breaks would be slower than none.
             self.functions[function] = torch.compile(function, fullgraph=True, dynamic=False, backend=self.backend)
         return self.functions[function]
 
-    def attempt(self, take: Callable[[], R], state: TrainState) -> R:
+    def take(self, step: Callable[[], R], state: TrainState) -> R:
         """Take a step; if it is the first and cannot be compiled, tell so, put the state back and take it as it is."""
-        if self.tried:
-            return take()
+        self.stepping = True
+        try:
+            return step() if self.tried else self._try(step, state)
+        finally:
+            self.stepping = False
+
+    def _try(self, step: Callable[[], R], state: TrainState) -> R:
         self.tried = True
         compiler_config.recompile_limit = MOST_VARIANTS
         log.info("compiling the step, which takes a minute or more at every start")
-        before = copy.deepcopy(state.state_dict())
+        before = on_host(state.state_dict())
         try:
-            return take()
-        except NormlabError:
-            raise
+            return step()
         except Exception as error:  # compilers raise anything
+            if isinstance(error, NormlabError) or is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())[:200]
             log.warning("steps are not compiled, as one cannot be: %s: %s", type(error).__name__, reason)
         self.impossible = True
         state.load_state_dict(before)
-        return take()
+        return step()
+
+
+def on_host(state: Any) -> Any:
+    """Return a copy of a state with its tensors in the host's memory, where there is more room."""
+    if isinstance(state, Tensor):
+        return state.to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: on_host(value) for key, value in cast(dict[Any, Any], state).items()}
+    return copy.deepcopy(state)

@@ -90,7 +90,7 @@ class Step:
         state = self.state
         self.set_rates()
         with self.together():
-            scalars = self.train() if self.compiler is None else self.compiler.attempt(self.train, state)
+            scalars = self.train() if self.compiler is None else self.compiler.take(self.train, state)
         state.step += 1
         state.images_seen += self.discriminator_steps * self.batch_size
         return scalars
