@@ -26,6 +26,7 @@ from benchmarks import (
     pictures,
     runs,
     scaling,
+    startup,
     streaming,
     timing,
     trainer,
@@ -231,6 +232,8 @@ def test_the_cost_of_a_technique_is_against_none(capsys: pytest.CaptureFixture[s
 
     assert code in (0, 5)  # a window this short is noisy
     assert set(told["ratios"]) == {"weight", "spectral"}
+    worst = max(told["ratios"].values(), key=lambda ratio: ratio["median"])
+    assert [told[key] for key in ("ratio", "low", "high")] == [worst[key] for key in ("median", "low", "high")]
     operations = told["operations_per_step"]
     assert operations["none"] < min(operations["weight"], operations["spectral"])
 
@@ -263,13 +266,24 @@ def test_steps_on_a_gpu_are_timed_anew_and_captured(
             "weight",
         ]
     )
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    told = json.loads(capsys.readouterr().out)
+    rows = told["rows"]
 
     assert code in (0, 5)  # a window this short is noisy
+    least = min((row["speedup"] for row in rows if row["capture"] == "graph"), key=lambda ratio: ratio["median"])
+    assert [told[key] for key in ("ratio", "low", "high")] == [least[key] for key in ("median", "low", "high")]
     assert [(row["technique"], row["capture"], row["captured"], row["launches_per_step"]) for row in rows] == [
         (technique, capture, False, 7) for technique in ("none", "weight") for capture in ("none", "graph")
     ]
     assert ["of_bare" in row for row in rows] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("kept", sorted(SCRIPT.parents[1].glob("docs/results/gpu/*.json")), ids=lambda path: path.stem)
+def test_a_kept_result_of_a_gpu_says_first_what_capture_gains_at_least(kept: Path):
+    told = json.loads(kept.read_text())
+    captured = [row["speedup"] for row in told["rows"] if row["captured"]]
+    least = min(captured, key=lambda ratio: ratio["median"])
+    assert [told[key] for key in ("ratio", "low", "high")] == [least[key] for key in ("median", "low", "high")]
 
 
 def test_the_bare_loop_of_a_gpu_computes_what_a_step_does():
@@ -420,7 +434,10 @@ def test_points_of_an_axis_differ_in_it_alone(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(scaling, "LEAST", 0.0)
     words = ["scaling", "--axis", "batch", "--rounds", "1", "--json", "architecture.width=4"]
     assert benchmark.main(words) in (0, 5)
-    rows = json.loads(capsys.readouterr().out)["axes"]["batch"]["rows"]
+    told = json.loads(capsys.readouterr().out)
+    rows = told["axes"]["batch"]["rows"]
+    best = max((row["of_reference"] for row in rows), key=lambda ratio: ratio["median"])
+    assert [told[key] for key in ("ratio", "low", "high")] == [best[key] for key in ("median", "low", "high")]
     assert [row["point"] for row in rows] == [2, 64]
     assert rows[0]["images_per_second"]["median"] < rows[1]["images_per_second"]["median"]
 
@@ -434,6 +451,39 @@ def test_a_window_of_streaming_pays_for_what_it_reads_ahead(tmp_path: Path, caps
     ahead = real.ahead(0, real.batch_size).batches
     assert len(ahead) == BATCHES_AHEAD
     assert all(batch.done() for batch in ahead.values())
+
+
+def test_streaming_says_first_what_the_size_costs_that_costs_most(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def measured(arguments: object, root: Path, size: int) -> dict[str, Any]:
+        read = {"rows": [], "cpu_milliseconds_per_image": 1.0, **CONTROL}
+        speeds = {"streamed": 1.0, "in memory": 1.0}
+        return {
+            "reading": read,
+            "training": {"wall_ratio": interval(1 + size / 100), "images_per_second": speeds, **CONTROL},
+        }
+
+    monkeypatch.setattr(streaming, "measured", measured)
+    assert benchmark.main(["streaming", "--photographs", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ratio"], told["low"], told["high"]) == pytest.approx((2.28, 0.9 * 2.28, 1.1 * 2.28))
+
+
+def test_startup_says_first_what_a_first_step_takes_of_what_is_claimed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    taken = iter([3.0, 4.0, 2.0, 3.0])  # to warm up, then by rounds; every other process takes a second
+
+    def probed(words: list[str], environment: dict[str, str]) -> timing.Seconds:
+        return timing.Seconds(1.0, 1.0 if "evaluation=none" in words else next(taken))
+
+    monkeypatch.setattr("gc.collect", lambda: 0)  # which takes long in a process that holds so much
+    monkeypatch.setattr(startup, "_probed", probed)
+    monkeypatch.setattr(startup, "_timed", lambda words, environment: timing.Seconds(1.0, 1.0))
+    assert benchmark.main(["startup", "--rounds", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ratio"], told["low"], told["high"]) == (3 / 5, 2 / 5, 4 / 5)
 
 
 @pytest.mark.slow

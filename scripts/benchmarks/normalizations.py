@@ -6,7 +6,7 @@ import statistics
 from benchmarks.options import add_common, positive
 from benchmarks.report import Report
 from benchmarks.runs import CPU, run_settings, takes
-from benchmarks.timing import ratio_of, time_rounds, window_of
+from benchmarks.timing import EQUAL, ratio_of, time_rounds, window_of
 from benchmarks.work import counted_after_warm_up
 from normlab import assemble
 from normlab.normalizations import TECHNIQUES
@@ -32,7 +32,7 @@ def normalizations(arguments: argparse.Namespace) -> Report:
     chosen = {key: getattr(arguments, key) for key in ("width", "batch", "size", "threads", "steps")}
     values = {
         "benchmark": "normalizations",
-        "ratio": max((ratio.median for ratio in ratios.values()), default=1.0),
+        **max(ratios.values(), default=EQUAL).headline(),
         "ratios": {name: ratio._asdict() for name, ratio in ratios.items()},
         **{"control": control.median, "control_low": control.low, "control_high": control.high},
         "rounds": arguments.rounds,

@@ -19,7 +19,7 @@ import torch
 from benchmarks.options import add_common, positive
 from benchmarks.report import Report
 from benchmarks.runs import run_settings
-from benchmarks.timing import Seconds, ratio_of, time_rounds
+from benchmarks.timing import EQUAL, Ratio, Seconds, ratio_of, time_rounds
 from benchmarks.workers import Worker
 from normlab import assemble
 from normlab.outputs.environment import describe_environment
@@ -57,10 +57,11 @@ def scaling(arguments: argparse.Namespace) -> Report:
             continue
         with ARMS[axis](arguments) as arms:
             tables[axis] = measured(arms, REFERENCE[axis], arguments.rounds)
+    ratios = [Ratio(**row["of_reference"]) for table in tables.values() for row in table.get("rows", [])]
     controls = [table["control"] for table in tables.values() if "control" in table]
     values: dict[str, Any] = {
         "benchmark": "scaling",
-        "ratio": max((table["best_ratio"] for table in tables.values() if "best_ratio" in table), default=1.0),
+        **max(ratios, default=EQUAL).headline(),
         "control": max(controls, key=lambda ratio: abs(ratio - 1), default=1.0),
         "rounds": arguments.rounds,
         "axes": tables,

@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.options import add_common, positive
 from benchmarks.report import Report
 from benchmarks.runs import CPU, run_settings
-from benchmarks.timing import ratio_of, time_rounds, window_of
+from benchmarks.timing import Ratio, ratio_of, time_rounds, window_of
 from normlab import assemble
 from normlab.data.batches import RealBatches
 from normlab.outputs.environment import describe_environment
@@ -43,7 +43,7 @@ def streaming(arguments: argparse.Namespace) -> Report:
     controls = [each["control"] for table in sizes.values() for each in (table["reading"], table["training"])]
     values: dict[str, Any] = {
         "benchmark": "streaming",
-        "ratio": max(table["training"]["wall_ratio"]["median"] for table in sizes.values()),
+        **max(Ratio(**table["training"]["wall_ratio"]) for table in sizes.values()).headline(),
         "control": max(controls, key=lambda ratio: abs(ratio - 1)),
         "rounds": arguments.rounds,
         "sizes": sizes,

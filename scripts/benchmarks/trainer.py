@@ -103,7 +103,7 @@ def _trainer_report(
     chosen = {key: getattr(arguments, key) for key in ("technique", "width", "batch", "threads", "steps")}
     values = {
         "benchmark": "trainer",
-        **{"ratio": ratio.median, "low": ratio.low, "high": ratio.high},
+        **ratio.headline(),
         **{"control": control.median, "control_low": control.low, "control_high": control.high},
         "rounds": arguments.rounds,
         **{"wall_ratio": wall_ratio.median, "wall_low": wall_ratio.low, "wall_high": wall_ratio.high},
