@@ -1,3 +1,4 @@
+import argparse
 import io
 import json
 import os
@@ -293,7 +294,7 @@ def test_the_bare_loop_of_a_gpu_computes_what_a_step_does():
     )
     images, cpu = gpu.random_colours(32), torch.device("cpu")
     step = assemble.build_step(settings, images, assemble.open_batches(settings, images, cpu), cpu)
-    loop = gpu.BareLoop(step)
+    loop = gpu.loop_of_modules(step)
     with gpu.Flops() as of_step:
         step.take()
     with gpu.Flops() as of_loop:
@@ -345,6 +346,19 @@ def test_a_loader_holds_a_trainer_up_between_windows(monkeypatch: pytest.MonkeyP
     assert told == [0, 0, 0, 1, 1, 1, 1]
     assert [row["heavy"] for row in rows] == [{}, {"convolution of 1x1x1x1 by 1x1x1x1": 4}]
     assert all(row["cpu"] >= 0 and row["wall"] > 0 for row in rows)
+
+
+def test_the_loop_by_hand_takes_as_many_updates_as_the_trainer_would(monkeypatch: pytest.MonkeyPatch):
+    requests = [{"steps": 1, "count": True}, {"steps": 2, "count": True}]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(json.dumps(request) + "\n" for request in requests)))
+    monkeypatch.setattr(mimicry_worker, "adam", bare.fused_adam)  # whose steps are counted
+    generator, discriminator = nn.Linear(3, 5), nn.Linear(5, 1, bias=False)
+    generator.nz = 3
+    answers, settings = io.StringIO(), argparse.Namespace(batch=2, discriminator_steps=3)
+    pixels = np.zeros((4, 5), np.uint8)
+    mimicry_worker.train_by_hand(settings, (generator, discriminator), pixels, answers)
+    rows = [json.loads(answer)["heavy"] for answer in answers.getvalue().splitlines()]
+    assert rows == [{"Adam step of 1 tensors": 3 * n, "Adam step of 2 tensors": n} for n in (1, 2)]
 
 
 def test_convolutions_of_other_shapes_are_refused_and_gradients_told():

@@ -20,7 +20,7 @@ import torch
 from benchmarks.options import add_common, positive
 from benchmarks.report import Report
 from benchmarks.runs import run_settings
-from benchmarks.timing import EQUAL, Ratio, Seconds, ratio_of, time_rounds
+from benchmarks.timing import AGAIN, EQUAL, Ratio, Seconds, ratio_of, time_rounds
 from benchmarks.workers import Worker
 from normlab import assemble
 from normlab.errors import NormlabError
@@ -28,7 +28,6 @@ from normlab.outputs.environment import describe_environment
 from normlab.training.step import Step
 
 LEAST = 0.4  # seconds of a window, so that the clock and what wakes up now and then do not show
-AGAIN = "again"
 REFERENCE = {"batch": 64, "width": 32, "resolution": 32, "runs": 1, "ranks": 1}
 POINTS: dict[str, tuple[int, ...]] = {
     "batch": (8, 16, 32, 64, 128, 256),
@@ -212,7 +211,9 @@ def torchrun(count: int, words: list[str], steps: int) -> Seconds:
 def last_words(told: str) -> str:
     """Return the last line that a run says is an error, else the last of all: torchrun's own words follow a run's."""
     lines = [line.strip() for line in told.splitlines() if line.strip()]
-    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), (lines or [""])[-1])
+    return next(
+        (line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), (lines or [""])[-1]
+    )
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

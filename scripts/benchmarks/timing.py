@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 QUIET = (0.97, 1.03)
+AGAIN = "again"  # the arm that another is timed against itself by
 
 
 class Seconds(NamedTuple):
