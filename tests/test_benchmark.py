@@ -1,9 +1,11 @@
+import argparse
 import io
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from benchmarks import (
     pictures,
     runs,
     scaling,
+    startup,
     streaming,
     timing,
     trainer,
@@ -231,6 +234,8 @@ def test_the_cost_of_a_technique_is_against_none(capsys: pytest.CaptureFixture[s
 
     assert code in (0, 5)  # a window this short is noisy
     assert set(told["ratios"]) == {"weight", "spectral"}
+    worst = max(told["ratios"].values(), key=lambda ratio: ratio["median"])
+    assert [told[key] for key in ("ratio", "low", "high")] == [worst[key] for key in ("median", "low", "high")]
     operations = told["operations_per_step"]
     assert operations["none"] < min(operations["weight"], operations["spectral"])
 
@@ -263,13 +268,24 @@ def test_steps_on_a_gpu_are_timed_anew_and_captured(
             "weight",
         ]
     )
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    told = json.loads(capsys.readouterr().out)
+    rows = told["rows"]
 
     assert code in (0, 5)  # a window this short is noisy
+    least = min((row["speedup"] for row in rows if row["capture"] == "graph"), key=lambda ratio: ratio["median"])
+    assert [told[key] for key in ("ratio", "low", "high")] == [least[key] for key in ("median", "low", "high")]
     assert [(row["technique"], row["capture"], row["captured"], row["launches_per_step"]) for row in rows] == [
         (technique, capture, False, 7) for technique in ("none", "weight") for capture in ("none", "graph")
     ]
     assert ["of_bare" in row for row in rows] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("kept", sorted(SCRIPT.parents[1].glob("docs/results/gpu/*.json")), ids=lambda path: path.stem)
+def test_a_kept_result_of_a_gpu_says_first_what_capture_gains_at_least(kept: Path):
+    told = json.loads(kept.read_text())
+    captured = [row["speedup"] for row in told["rows"] if row["captured"]]
+    least = min(captured, key=lambda ratio: ratio["median"])
+    assert [told[key] for key in ("ratio", "low", "high")] == [least[key] for key in ("median", "low", "high")]
 
 
 def test_the_bare_loop_of_a_gpu_computes_what_a_step_does():
@@ -278,7 +294,7 @@ def test_the_bare_loop_of_a_gpu_computes_what_a_step_does():
     )
     images, cpu = gpu.random_colours(32), torch.device("cpu")
     step = assemble.build_step(settings, images, assemble.open_batches(settings, images, cpu), cpu)
-    loop = gpu.BareLoop(step)
+    loop = gpu.loop_of_modules(step)
     with gpu.Flops() as of_step:
         step.take()
     with gpu.Flops() as of_loop:
@@ -330,6 +346,19 @@ def test_a_loader_holds_a_trainer_up_between_windows(monkeypatch: pytest.MonkeyP
     assert told == [0, 0, 0, 1, 1, 1, 1]
     assert [row["heavy"] for row in rows] == [{}, {"convolution of 1x1x1x1 by 1x1x1x1": 4}]
     assert all(row["cpu"] >= 0 and row["wall"] > 0 for row in rows)
+
+
+def test_the_loop_by_hand_takes_as_many_updates_as_the_trainer_would(monkeypatch: pytest.MonkeyPatch):
+    requests = [{"steps": 1, "count": True}, {"steps": 2, "count": True}]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(json.dumps(request) + "\n" for request in requests)))
+    monkeypatch.setattr(mimicry_worker, "adam", bare.fused_adam)  # whose steps are counted
+    generator, discriminator = nn.Linear(3, 5), nn.Linear(5, 1, bias=False)
+    generator.nz = 3
+    answers, settings = io.StringIO(), argparse.Namespace(batch=2, discriminator_steps=3)
+    pixels = np.zeros((4, 5), np.uint8)
+    mimicry_worker.train_by_hand(settings, (generator, discriminator), pixels, answers)
+    rows = [json.loads(answer)["heavy"] for answer in answers.getvalue().splitlines()]
+    assert rows == [{"Adam step of 1 tensors": 3 * n, "Adam step of 2 tensors": n} for n in (1, 2)]
 
 
 def test_convolutions_of_other_shapes_are_refused_and_gradients_told():
@@ -420,9 +449,52 @@ def test_points_of_an_axis_differ_in_it_alone(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(scaling, "LEAST", 0.0)
     words = ["scaling", "--axis", "batch", "--rounds", "1", "--json", "architecture.width=4"]
     assert benchmark.main(words) in (0, 5)
-    rows = json.loads(capsys.readouterr().out)["axes"]["batch"]["rows"]
+    told = json.loads(capsys.readouterr().out)
+    rows = told["axes"]["batch"]["rows"]
+    best = max((row["of_reference"] for row in rows), key=lambda ratio: ratio["median"])
+    assert [told[key] for key in ("ratio", "low", "high")] == [best[key] for key in ("median", "low", "high")]
     assert [row["point"] for row in rows] == [2, 64]
     assert rows[0]["images_per_second"]["median"] < rows[1]["images_per_second"]["median"]
+
+
+@pytest.fixture
+def torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have a shell script stand in for torchrun."""
+
+    def place(*lines: str) -> None:
+        script = tmp_path / "python"
+        script.write_text("\n".join(["#!/bin/sh", *lines]))
+        script.chmod(0o755)
+        monkeypatch.setattr("sys.executable", str(script))
+
+    return place
+
+
+def test_ranks_have_the_threads_that_were_asked_for_and_leave_nothing_where_runs_go(
+    torchrun: Callable[..., None], outputs: Path, tmp_path: Path
+):
+    rows = "".join(json.dumps({"step": step, "seconds": seconds}) + "\\n" for step, seconds in ((5, 2.0), (10, 5.0)))
+    torchrun(
+        f'echo "$*" > {tmp_path}/words',
+        "mkdir -p $NORMLAB_OUTPUTS/name/run",
+        f"printf '{rows}' > $NORMLAB_OUTPUTS/name/run/metrics.jsonl",
+    )
+    with scaling.ranks_of_a_run(benchmark.parsed(["scaling", "--threads", "3"])) as arms:
+        assert arms[2].train(5).wall == 3
+    words = (tmp_path / "words").read_text().split()
+    assert {"--nproc-per-node=2", "threads=3", "train.until=10"} <= set(words)
+    assert not outputs.exists()
+
+
+@pytest.mark.parametrize("said", ["error: device: none — choose one", "Killed"])
+def test_a_run_on_ranks_that_fails_says_why(
+    torchrun: Callable[..., None], capsys: pytest.CaptureFixture[str], said: str
+):
+    """Behind a run's error comes what torchrun has to say of it."""
+    torchrun(f"echo '{said}' >&2", *(["echo FAILED >&2"] if said.startswith("error") else []), "exit 3")
+    assert benchmark.main(["scaling", "--axis", "ranks"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: ranks: a run on 1 rank(s) ended with 3 ({said.removeprefix('error: ')}) — ")
 
 
 def test_a_window_of_streaming_pays_for_what_it_reads_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -434,6 +506,39 @@ def test_a_window_of_streaming_pays_for_what_it_reads_ahead(tmp_path: Path, caps
     ahead = real.ahead(0, real.batch_size).batches
     assert len(ahead) == BATCHES_AHEAD
     assert all(batch.done() for batch in ahead.values())
+
+
+def test_streaming_says_first_what_the_size_costs_that_costs_most(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def measured(arguments: object, root: Path, size: int) -> dict[str, Any]:
+        read = {"rows": [], "cpu_milliseconds_per_image": 1.0, **CONTROL}
+        speeds = {"streamed": 1.0, "in memory": 1.0}
+        return {
+            "reading": read,
+            "training": {"wall_ratio": interval(1 + size / 100), "images_per_second": speeds, **CONTROL},
+        }
+
+    monkeypatch.setattr(streaming, "measured", measured)
+    assert benchmark.main(["streaming", "--photographs", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ratio"], told["low"], told["high"]) == pytest.approx((2.28, 0.9 * 2.28, 1.1 * 2.28))
+
+
+def test_startup_says_first_what_a_first_step_takes_of_what_is_claimed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    taken = iter([3.0, 4.0, 2.0, 3.0])  # to warm up, then by rounds; every other process takes a second
+
+    def probed(words: list[str], environment: dict[str, str]) -> timing.Seconds:
+        return timing.Seconds(1.0, 1.0 if "evaluation=none" in words else next(taken))
+
+    monkeypatch.setattr("gc.collect", lambda: 0)  # which takes long in a process that holds so much
+    monkeypatch.setattr(startup, "_probed", probed)
+    monkeypatch.setattr(startup, "_timed", lambda words, environment: timing.Seconds(1.0, 1.0))
+    assert benchmark.main(["startup", "--rounds", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ratio"], told["low"], told["high"]) == (3 / 5, 2 / 5, 4 / 5)
 
 
 @pytest.mark.slow

@@ -1,70 +1,100 @@
 """The loop that one would write by hand."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from normlab.config import RunConfig
+from normlab.losses import Loss
 from normlab.training.step import Step
 
 
+@dataclass(frozen=True, kw_only=True)
 class BareLoop:
-    """The loop that one writes by hand: plain layers, two optimizers, images in memory, and nothing that looks on.
+    """The loop that one writes by hand: two networks, two optimizers, and nothing that looks on.
 
-    It has the images and the weights of a step of normlab, copied, and optimizers of its own.
+    batches: of real images, without end.  latents: draws those of a batch.  autocast: what losses are computed in.
     """
 
-    def __init__(self, settings: RunConfig, step: Step) -> None:
-        width = int(settings.architecture.params["width"])
-        self.batch_size = settings.train.batch_size
-        self.pixels = torch.tensor(step.real.images.pixels[:])
-        self.generator = plain_generator(width)
-        self.discriminator = plain_discriminator(width, settings.normalization.discriminator.name)
-        copy_weights(step.state.generator, self.generator)
-        copy_weights(step.state.discriminator, self.discriminator)
-        betas = (0.5, 0.999)
-        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=2e-4, betas=betas, fused=True)
-        self.discriminator_optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), lr=2e-4, betas=betas, fused=True
-        )
-        self.ones, self.zeros = torch.ones(self.batch_size), torch.zeros(self.batch_size)
-        self.batches = self.shuffled()
+    generator: nn.Module
+    discriminator: nn.Module
+    generator_optimizer: Optimizer
+    discriminator_optimizer: Optimizer
+    loss: Loss
+    batches: Iterator[Tensor]
+    latents: Callable[[], Tensor]
+    discriminator_steps: int = 1
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
-            self.step(next(self.batches), self.latents(), self.latents())
+            for _ in range(self.discriminator_steps):
+                self.update_discriminator(next(self.batches), self.latents())
+            self.update_generator(self.latents())
 
-    def step(self, real: Tensor, latents: Tensor, more_latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Update the discriminator, then the generator, and return their losses."""
-        with torch.no_grad():
-            fake = self.generator(latents)
-        real_scores, fake_scores = self.discriminator(real), self.discriminator(fake)
-        discriminator_loss = F.binary_cross_entropy_with_logits(
-            real_scores, self.ones
-        ) + F.binary_cross_entropy_with_logits(fake_scores, self.zeros)
+    def update_discriminator(self, real: Tensor, latents: Tensor) -> Tensor:
+        """Return the loss that was descended."""
+        with self.autocast():
+            with torch.no_grad():
+                fake = self.generator(latents)
+            loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake))
         self.discriminator_optimizer.zero_grad()
-        discriminator_loss.backward()
+        loss.backward()
         self.discriminator_optimizer.step()
+        return loss.detach()
 
+    def update_generator(self, latents: Tensor) -> Tensor:
+        """Return the loss that was descended."""
         self.discriminator.requires_grad_(False)
-        scores = self.discriminator(self.generator(more_latents))
-        generator_loss = F.binary_cross_entropy_with_logits(scores, self.ones)
+        with self.autocast():
+            loss = self.loss.generator(self.discriminator(self.generator(latents)))
         self.generator_optimizer.zero_grad()
-        generator_loss.backward()
+        loss.backward()
         self.generator_optimizer.step()
         self.discriminator.requires_grad_(True)
-        return discriminator_loss.detach(), generator_loss.detach()
+        return loss.detach()
 
-    def shuffled(self) -> Iterator[Tensor]:
-        while True:
-            for indices in torch.randperm(len(self.pixels)).split(self.batch_size):
-                if len(indices) == self.batch_size:
-                    yield self.pixels[indices].float().div_(127.5).sub_(1)
 
-    def latents(self) -> Tensor:
-        return torch.randn(self.batch_size, 100)
+def shuffled(pixels: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Yield full batches of images in [-1, 1], each epoch in another order; pixels: uint8, in memory."""
+    while True:
+        for indices in torch.randperm(len(pixels), device=pixels.device).split(batch_size):
+            if len(indices) == batch_size:
+                yield pixels[indices].float().div_(127.5).sub_(1)
+
+
+def plain_loop(settings: RunConfig, step: Step) -> BareLoop:
+    """Return a loop of plain layers with the images and the weights of a step of normlab, copied."""
+    width, size = int(settings.architecture.params["width"]), settings.train.batch_size
+    generator = plain_generator(width)
+    discriminator = plain_discriminator(width, settings.normalization.discriminator.name)
+    copy_weights(step.state.generator, generator)
+    copy_weights(step.state.discriminator, discriminator)
+    return BareLoop(
+        generator=generator,
+        discriminator=discriminator,
+        generator_optimizer=fused_adam(generator),
+        discriminator_optimizer=fused_adam(discriminator),
+        loss=cross_entropy(size),
+        batches=shuffled(torch.tensor(step.real.images.pixels[:]), size),
+        latents=lambda: torch.randn(size, 100),
+    )
+
+
+def fused_adam(network: nn.Module) -> torch.optim.Adam:
+    return torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
+
+
+def cross_entropy(batch_size: int) -> Loss:
+    """Return the non-saturating loss as torch has it, of logits and labels."""
+    ones, zeros = torch.ones(batch_size), torch.zeros(batch_size)
+    loss = F.binary_cross_entropy_with_logits
+    return Loss(lambda real, fake: loss(real, ones) + loss(fake, zeros), lambda fake: loss(fake, ones))
 
 
 def plain_generator(width: int) -> nn.Sequential:

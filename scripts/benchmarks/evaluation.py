@@ -70,7 +70,7 @@ def evaluation(arguments: argparse.Namespace) -> Report:
     chosen = {key: getattr(arguments, key) for key in ("samples", "kept", "images", "batch", "threads", "rounds")}
     values = {
         "benchmark": "evaluation",
-        **{"ratio": ratio.median, "low": ratio.low, "high": ratio.high},
+        **ratio.headline(),
         **{"control": control.median, "control_low": control.low, "control_high": control.high},
         **chosen,
         "seconds": medians,

@@ -176,7 +176,7 @@ def _report(
     values = {
         "benchmark": "trainer",
         "against": f"torch-mimicry {VERSION}",
-        **{"ratio": ratio.median, "low": ratio.low, "high": ratio.high},
+        **ratio.headline(),
         **{"control": control.median, "control_low": control.low, "control_high": control.high},
         "rounds": arguments.rounds,
         "same_numerics": {"settings": "fp32, contiguous", **same},

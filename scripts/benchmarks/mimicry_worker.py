@@ -8,12 +8,14 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
+from benchmarks.bare import BareLoop, shuffled
 from benchmarks.workers import answers_alone, windows
+from normlab.losses import hinge
 from parity import mimicry, mimicry_networks
 
 NEVER = 10**9
@@ -82,32 +84,18 @@ def train(options: argparse.Namespace, networks: tuple[Any, Any], pixels: Any, a
 def train_by_hand(options: argparse.Namespace, networks: tuple[Any, Any], pixels: Any, answers: TextIO) -> None:
     """Train the same networks by the loop that one would write by hand, on images in memory."""
     generator, discriminator = networks
-    of_generator, of_discriminator = adam(generator), adam(discriminator)
-    images, batches = torch.tensor(pixels), iter(())
-
-    def real() -> Tensor:
-        nonlocal batches
-        if (indices := next(batches, None)) is None:
-            batches = iter(torch.randperm(len(images)).split(options.batch))
-            indices = next(batches)
-        return images[indices].float().div_(127.5).sub_(1)
-
-    def latents() -> Tensor:
-        return torch.randn(options.batch, generator.nz)
-
+    loop = BareLoop(
+        generator=generator,
+        discriminator=discriminator,
+        generator_optimizer=adam(generator),
+        discriminator_optimizer=adam(discriminator),
+        loss=hinge(),
+        batches=shuffled(torch.tensor(pixels), options.batch),
+        latents=lambda: torch.randn(options.batch, generator.nz),
+        discriminator_steps=options.discriminator_steps,
+    )
     for steps in windows(answers):
-        for _ in range(steps):
-            for _ in range(options.discriminator_steps):
-                with torch.no_grad():
-                    fake = generator(latents())
-                of_discriminator.zero_grad()
-                ((1 - discriminator(real())).relu().mean() + (1 + discriminator(fake)).relu().mean()).backward()
-                of_discriminator.step()
-            discriminator.requires_grad_(False)
-            of_generator.zero_grad()
-            (-discriminator(generator(latents())).mean()).backward()
-            of_generator.step()
-            discriminator.requires_grad_(True)
+        loop.train(steps)
 
 
 def main() -> None:

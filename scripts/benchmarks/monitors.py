@@ -77,7 +77,7 @@ def _monitors_report(
     medians = {name: medians_of(rounds) for name, rounds in seconds.items()}
     values = {
         "benchmark": "monitors",
-        **{"ratio": ratio.median, "low": ratio.low, "high": ratio.high},
+        **ratio.headline(),
         **{"control": control.median, "control_low": control.low, "control_high": control.high},
         "rounds": arguments.rounds,
         **{"wall_ratio": wall_ratio.median, "wall_low": wall_ratio.low, "wall_high": wall_ratio.high},

@@ -6,14 +6,14 @@ import statistics
 from benchmarks.options import add_common, positive
 from benchmarks.report import Report
 from benchmarks.runs import CPU, run_settings, takes
-from benchmarks.timing import ratio_of, time_rounds, window_of
+from benchmarks.timing import AGAIN, EQUAL, ratio_of, time_rounds, window_of
 from benchmarks.work import counted_after_warm_up
 from normlab import assemble
 from normlab.normalizations import TECHNIQUES
 from normlab.outputs.environment import describe_environment
 from normlab.training.step import Step
 
-REFERENCE, AGAIN = "none", "none, again"
+REFERENCE = "none"
 
 
 def normalizations(arguments: argparse.Namespace) -> Report:
@@ -22,7 +22,8 @@ def normalizations(arguments: argparse.Namespace) -> Report:
     The generator has batch normalization, and the images are the digits. The operations of a step are counted, too.
     """
     techniques = [name for name in arguments.techniques if name != REFERENCE]
-    steps = {name: technique_step(arguments, name.partition(",")[0]) for name in (REFERENCE, AGAIN, *techniques)}
+    steps = {name: technique_step(arguments, name) for name in (REFERENCE, *techniques)}
+    steps[AGAIN] = technique_step(arguments, REFERENCE)
     operations = {name: counted_after_warm_up(takes(step), 3).operations for name, step in steps.items()}
     windows = {name: window_of(takes(step), arguments.steps) for name, step in steps.items()}
     seconds = time_rounds(windows, arguments.rounds)
@@ -32,7 +33,7 @@ def normalizations(arguments: argparse.Namespace) -> Report:
     chosen = {key: getattr(arguments, key) for key in ("width", "batch", "size", "threads", "steps")}
     values = {
         "benchmark": "normalizations",
-        "ratio": max((ratio.median for ratio in ratios.values()), default=1.0),
+        **max(ratios.values(), default=EQUAL).headline(),
         "ratios": {name: ratio._asdict() for name, ratio in ratios.items()},
         **{"control": control.median, "control_low": control.low, "control_high": control.high},
         "rounds": arguments.rounds,

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -19,14 +20,14 @@ import torch
 from benchmarks.options import add_common, positive
 from benchmarks.report import Report
 from benchmarks.runs import run_settings
-from benchmarks.timing import Seconds, ratio_of, time_rounds
+from benchmarks.timing import AGAIN, EQUAL, Ratio, Seconds, ratio_of, time_rounds
 from benchmarks.workers import Worker
 from normlab import assemble
+from normlab.errors import NormlabError
 from normlab.outputs.environment import describe_environment
 from normlab.training.step import Step
 
 LEAST = 0.4  # seconds of a window, so that the clock and what wakes up now and then do not show
-AGAIN = "again"
 REFERENCE = {"batch": 64, "width": 32, "resolution": 32, "runs": 1, "ranks": 1}
 POINTS: dict[str, tuple[int, ...]] = {
     "batch": (8, 16, 32, 64, 128, 256),
@@ -57,10 +58,11 @@ def scaling(arguments: argparse.Namespace) -> Report:
             continue
         with ARMS[axis](arguments) as arms:
             tables[axis] = measured(arms, REFERENCE[axis], arguments.rounds)
+    ratios = [Ratio(**row["of_reference"]) for table in tables.values() for row in table.get("rows", [])]
     controls = [table["control"] for table in tables.values() if "control" in table]
     values: dict[str, Any] = {
         "benchmark": "scaling",
-        "ratio": max((table["best_ratio"] for table in tables.values() if "best_ratio" in table), default=1.0),
+        **max(ratios, default=EQUAL).headline(),
         "control": max(controls, key=lambda ratio: abs(ratio - 1), default=1.0),
         "rounds": arguments.rounds,
         "axes": tables,
@@ -151,7 +153,8 @@ def ranks_of_a_run(arguments: argparse.Namespace) -> Generator[dict[int, Arm]]:
     """Give one run on so many processes, of which each window is a start of its own."""
     settings = run_settings(words_of(arguments))
     images = settings.train.batch_size * settings.train.discriminator_steps
-    yield {count: Arm(partial(torchrun, count, words_of(arguments)), images) for count in POINTS["ranks"]}
+    words = [f"threads={arguments.threads}", *words_of(arguments)]
+    yield {count: Arm(partial(torchrun, count, words), images) for count in POINTS["ranks"]}
 
 
 ARMS: dict[str, Callable[[argparse.Namespace], Any]] = {
@@ -185,16 +188,32 @@ def together(workers: Sequence[Worker], steps: int) -> Seconds:
 
 
 def torchrun(count: int, words: list[str], steps: int) -> Seconds:
-    """Train a run on so many ranks and return what the steps of its second half took, by its own clock."""
+    """Train a run on so many ranks and return what the steps of its second half took, by its own clock.
+
+    Raises NormlabError, with what the run said last, if it did not come to its end.
+    """
     with TemporaryDirectory() as folder:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         never = [f"every.{what}=null" for what in ("sample", "checkpoint", "evaluate", "spectra")]
         command = [*launcher, "-m", "normlab", "train", *words, *never]
         command += [f"every.log={steps} steps", f"train.until={2 * steps} steps", f"name={Path(folder).name}"]
-        subprocess.run(command, check=True, cwd=folder, capture_output=True)
-        (metrics,) = Path(folder).glob("outputs/*/*/metrics.jsonl")
+        # The words may name files from where this was started, so the run starts there, too.
+        environment = {**os.environ, "NORMLAB_OUTPUTS": folder}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if result.returncode:
+            problem = f"a run on {count} rank(s) ended with {result.returncode} ({last_words(result.stderr)})"
+            raise NormlabError("ranks", problem, "mend that, or choose other axes by --axis")
+        (metrics,) = Path(folder).glob("*/*/metrics.jsonl")
         first, second = (row["seconds"] for row in _rows(metrics))
     return Seconds(math.nan, second - first)
+
+
+def last_words(told: str) -> str:
+    """Return the last line that a run says is an error, else the last of all: torchrun's own words follow a run's."""
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    return next(
+        (line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), (lines or [""])[-1]
+    )
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

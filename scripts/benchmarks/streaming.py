@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.options import add_common, positive
 from benchmarks.report import Report
 from benchmarks.runs import CPU, run_settings
-from benchmarks.timing import ratio_of, time_rounds, window_of
+from benchmarks.timing import AGAIN, Ratio, ratio_of, time_rounds, window_of
 from normlab import assemble
 from normlab.data.batches import RealBatches
 from normlab.outputs.environment import describe_environment
@@ -27,7 +27,6 @@ from normlab.training.step import Step
 PHOTOGRAPH = (341, 256)  # pixels across and down, as most of LSUN's have
 QUALITY = 75  # of JPEG, as LSUN's have
 THREADS = (1, 2, 4, 8)
-AGAIN = "again"
 
 
 def streaming(arguments: argparse.Namespace) -> Report:
@@ -43,7 +42,7 @@ def streaming(arguments: argparse.Namespace) -> Report:
     controls = [each["control"] for table in sizes.values() for each in (table["reading"], table["training"])]
     values: dict[str, Any] = {
         "benchmark": "streaming",
-        "ratio": max(table["training"]["wall_ratio"]["median"] for table in sizes.values()),
+        **max(Ratio(**table["training"]["wall_ratio"]) for table in sizes.values()).headline(),
         "control": max(controls, key=lambda ratio: abs(ratio - 1)),
         "rounds": arguments.rounds,
         "sizes": sizes,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 QUIET = (0.97, 1.03)
+AGAIN = "again"  # the arm that another is timed against itself by
 
 
 class Seconds(NamedTuple):
@@ -24,8 +25,18 @@ class Ratio(NamedTuple):
     low: float
     high: float
 
+    def over(self, claimed: float) -> "Ratio":
+        return Ratio(*(value / claimed for value in self))
+
+    def headline(self) -> dict[str, float]:
+        """Return what a benchmark that comes to this one ratio says first."""
+        return {"ratio": self.median, "low": self.low, "high": self.high}
+
     def __str__(self) -> str:
         return f"{self.median:.3f}  [{self.low:.3f}, {self.high:.3f}]"
+
+
+EQUAL = Ratio(1.0, 1.0, 1.0)  # of what has nothing to be compared with
 
 
 def in_turn(names: list[str], round_number: int) -> list[str]:

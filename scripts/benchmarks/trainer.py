@@ -7,7 +7,7 @@ from contextlib import closing
 
 import torch
 
-from benchmarks.bare import PLAIN_TECHNIQUES, BareLoop
+from benchmarks.bare import PLAIN_TECHNIQUES, plain_loop
 from benchmarks.mimicry import against_mimicry
 from benchmarks.options import add_common, positive, whole_intervals
 from benchmarks.report import Report
@@ -26,7 +26,7 @@ TOLERANCE = 1e-4  # relative, between losses: rounding, amplified over the steps
 
 
 def trainer(arguments: argparse.Namespace) -> Report:
-    """Time `Trainer.train` as `normlab train` runs it, rows, status, log and TensorBoard included, against `BareLoop`.
+    """Time `Trainer.train` as `normlab train` runs it, rows, status, log and TensorBoard included, against a bare loop.
 
     Grids, checkpoints, evaluations and exact spectra, which the bare loop has none of, are never due. Raises
     UnequalWork where the two differ in their convolutions, their gradients or their optimizer steps, or in their losses
@@ -45,7 +45,7 @@ def trainer(arguments: argparse.Namespace) -> Report:
         closing(Windows(settings, materials, folder / "normlab")) as normlab,
         closing(Windows(settings, materials, folder / "again")) as again,
     ):
-        bare = BareLoop(settings, normlab.trainer.step)
+        bare = plain_loop(settings, normlab.trainer.step)
         loops: dict[str, Callable[[int], None]] = {"normlab": normlab.train, "bare": bare.train, "again": again.train}
         work = {name: counted_after_warm_up(train, WARM_UP) for name, train in loops.items()}
         require_same_work(work["normlab"], work["bare"])
@@ -73,15 +73,17 @@ def largest_difference(settings: RunConfig, materials: Materials) -> float:
     Both begin with the same weights and see the same images and latents. Raises UnequalWork beyond rounding.
     """
     step = assemble.build_step(settings, materials.dataset, materials.real, CPU)
-    bare = BareLoop(settings, step)
+    bare = plain_loop(settings, step)
     largest = 0.0
     for _ in range(AGREEING_STEPS):
         real = step.real.batch(step.state.images_seen)
-        losses = bare.step(real, step.latents("discriminator 0"), step.latents("generator"))
+        theirs = (
+            bare.update_discriminator(real, step.latents("discriminator 0")),
+            bare.update_generator(step.latents("generator")),
+        )
         scalars = step.take()
-        for name, loss in zip(("loss/discriminator", "loss/generator"), losses, strict=True):
-            ours, theirs = float(scalars[name]), float(loss)
-            largest = max(largest, abs(ours - theirs) / abs(theirs))
+        for name, loss in zip(("loss/discriminator", "loss/generator"), map(float, theirs), strict=True):
+            largest = max(largest, abs(float(scalars[name]) - loss) / abs(loss))
     if not largest <= TOLERANCE:
         raise UnequalWork(f"the losses differ by {largest:.1e} of their size within {AGREEING_STEPS} steps")
     return largest
@@ -103,7 +105,7 @@ def _trainer_report(
     chosen = {key: getattr(arguments, key) for key in ("technique", "width", "batch", "threads", "steps")}
     values = {
         "benchmark": "trainer",
-        **{"ratio": ratio.median, "low": ratio.low, "high": ratio.high},
+        **ratio.headline(),
         **{"control": control.median, "control_low": control.low, "control_high": control.high},
         "rounds": arguments.rounds,
         **{"wall_ratio": wall_ratio.median, "wall_low": wall_ratio.low, "wall_high": wall_ratio.high},

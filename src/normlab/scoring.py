@@ -67,7 +67,8 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device, rank
     if evaluation.features == "none":
         return None
     features = open_features(evaluation.features, evaluation.weights, dataset, device)
-    prepare()
+    if features.published or features.name == "classifier":  # these have logits, which alone need what is prepared
+        prepare()
     wanted = evaluation.reconstruction
     search = Search(count=wanted.images, steps=wanted.steps, lr=wanted.lr, form=wanted.form)
     evaluator = Evaluator(

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
+from normlab import assemble, scoring
+from normlab.config import Part, RunConfig
 from normlab.evaluation.classes import class_shares, classifier_score, parts_of
 from normlab.randomness import stream
 
@@ -55,3 +57,15 @@ def test_score_is_repeatable_and_leaves_the_global_random_state():
 def test_class_shares_count_the_largest_logit_of_every_sample():
     logits = torch.eye(4)[[0, 0, 0, 1, 3]]
     assert class_shares([logits[:2], logits[2:]]) == (0.6, 0.2, 0.0, 0.2)
+
+
+@pytest.mark.parametrize(("dataset", "expected"), [("digits", 1), ("gaussians", 0)])
+def test_what_scores_classes_is_readied_where_there_are_classes(
+    monkeypatch: pytest.MonkeyPatch, dataset: str, expected: int
+):
+    readied: list[None] = []
+    monkeypatch.setattr(scoring, "prepare", lambda: readied.append(None))
+    monkeypatch.setattr(scoring.Evaluator, "real_statistics", lambda self: None)
+    config = RunConfig(dataset=Part(name=dataset))
+    scoring.build_scorer(config, assemble.open_dataset(config), torch.device("cpu"))
+    assert len(readied) == expected

@@ -85,6 +85,17 @@ def test_a_table_is_gone_on_with_where_more_runs_may_be_of_use() -> None:
     assert [throughput.best(again, most) for most in (2, 3, 4, 8)] == [2, 3, 4, 8]
 
 
+def test_what_sweeps_of_other_lengths_have_tried_changes_no_choice() -> None:
+    speeds = {1: 100.0, 2: 150.0, 3: 180.0, 4: 195.0, 5: 1000.0, 6: 198.0, 7: 199.0, 8: 200.0}
+    alone = {most: throughput.measure(most, Device(lambda count: speeds[count])) for most in range(1, 9)}
+    every = [Device(lambda count: speeds[count])(count) for count in speeds]
+
+    for most, rows in alone.items():
+        assert throughput.best(every, most) == throughput.best(rows, most)
+        assert throughput.next_count(every, most) is None
+    assert throughput.best(every, 8) == 4
+
+
 def test_hydra_and_the_runs_are_given_the_number_that_was_found() -> None:
     plan, rows = throughput.settle(planning.plan([*AUTO, "seed=0,1,2,3"], config_dir=None), Device())
 

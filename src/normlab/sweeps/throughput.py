@@ -113,21 +113,29 @@ def measure(most: int, attempt: Try, known: Sequence[Row] = ()) -> list[Row]:
 
 def next_count(rows: Sequence[Row], most: int) -> int | None:
     """Return how many runs at a time are to be tried next, if at most so many are wanted; None if none are."""
-    rows = [row for row in rows if row.at_once <= most]
-    if not rows:
-        return 1 if most > 1 else None
-    most = min(most, rows[0].fit)
-    last = rows[-1].at_once
-    return None if last >= most or best(rows, most) < last else min(2 * last, most)
+    return _climb(rows, most)[1] if most > 1 else None
 
 
 def best(rows: Sequence[Row], most: int) -> int:
     """Return the number of runs at a time, at most `most`, beyond which more of them hardly gain anything."""
-    chosen: Row | None = None
-    for row in rows:
-        if row.at_once <= most and (chosen is None or row.images_per_second >= GAIN * chosen.images_per_second):
-            chosen = row
-    return 1 if chosen is None else chosen.at_once
+    return _climb(rows, most)[0]
+
+
+def _climb(rows: Sequence[Row], most: int) -> tuple[int, int | None]:
+    """Return the last of 1, 2, 4 ... `most` that gained, and the one behind it if that has not been tried yet.
+
+    Rows beside these are passed over: they are there or not, as sweeps of other lengths have shared the table.
+    """
+    tried = {row.at_once: row for row in rows}
+    chosen, count = 1, 1
+    while count in tried:
+        if count > 1 and tried[count].images_per_second < GAIN * tried[chosen].images_per_second:
+            return chosen, None
+        chosen = count
+        if count >= min(most, tried[1].fit):
+            return chosen, None
+        count = min(2 * count, most, tried[1].fit)
+    return chosen, count
 
 
 def table(rows: Sequence[Row]) -> str:
