@@ -1,6 +1,7 @@
 """How a run of a sweep ended."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,3 +29,22 @@ def test_what_shares_an_exit_code_is_told_apart(tmp_path: Path, exit_code: int, 
 def test_a_run_that_left_no_folder_is_told_by_its_exit_code(tmp_path: Path) -> None:
     assert job.ending(6, RunDir(tmp_path / "nowhere")) == "diverged"
     assert job.ending(2, RunDir(tmp_path / "nowhere")) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("visible", "local_rank", "beside"),
+    [("3", "0", "1"), ("3,5", "1", "4"), ("0,1,2,3", "1", "4"), ("", "1", "4")],
+)
+def test_a_task_has_its_gpu_to_itself_only_where_it_sees_just_one(
+    monkeypatch: pytest.MonkeyPatch, visible: str, local_rank: str, beside: str
+) -> None:
+    helpers = pytest.importorskip("submitit.helpers", reason="the launchers are the extra 'cluster'")
+    task = SimpleNamespace(rank=5, world_size=8, local_rank=1, local_world_size=4, master_addr="one", master_port=29500)
+    monkeypatch.setattr(helpers, "TorchDistributedEnvironment", lambda: task)
+    monkeypatch.setattr("submitit.JobEnvironment", lambda: SimpleNamespace(num_tasks=8))
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    ranks = job.ranks_of_task()
+
+    assert (ranks["RANK"], ranks["LOCAL_RANK"], ranks["LOCAL_WORLD_SIZE"]) == ("5", local_rank, beside)

@@ -53,6 +53,23 @@ def test_gpus_go_round_by_run_number_unless_the_device_is_named(
     assert [job.gpu for job in jobs(*JOBLIB, "seed=0,1,2", f"device={device}")] == expected
 
 
+@pytest.mark.parametrize(
+    ("visible", "tasks", "expected"),
+    [
+        ("a,b", 2, ["a,b"] * 3),
+        ("a,b,c,d,e", 2, ["a,b", "c,d", "a,b"]),
+        ("a", 2, ["a"] * 3),  # which the run then refuses, as it would without a sweep
+    ],
+)
+def test_a_run_of_several_tasks_gets_a_gpu_for_each(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, visible: str, tasks: int, expected: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    words = ["hydra/launcher=submitit_local", f"hydra.launcher.tasks_per_node={tasks}", "seed=0,1,2"]
+
+    assert [job.gpu for job in jobs(*words)] == expected
+
+
 def test_runs_one_after_the_other_keep_every_gpu(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
 

@@ -35,7 +35,7 @@ def run(tree: Any) -> None:
     record = Record(Path(tree.sweep.folder))
     sweep = record.read()
     job = record.standing(sweep.runs[int(tree.sweep.job)])
-    ranks = _ranks_of_task()
+    ranks = ranks_of_task()
     if int(ranks.get("RANK", 0)):
         _follow(job, sweep, record, ranks)
         return
@@ -91,7 +91,7 @@ def _is_over(record: Record, sweep: Sweep) -> bool:
     return record.wish() is not None or not (sweep.queued or record.is_alive())
 
 
-def _ranks_of_task() -> dict[str, str]:
+def ranks_of_task() -> dict[str, str]:
     """Return what makes a process one rank of a run, as torchrun says it, in a job of several tasks; else nothing."""
     if "SUBMITIT_EXECUTOR" not in os.environ:  # a job of another kind may have tasks too, of which we are but one
         return {}
@@ -101,9 +101,8 @@ def _ranks_of_task() -> dict[str, str]:
     if JobEnvironment().num_tasks == 1:
         return {}
     task = TorchDistributedEnvironment()
-    # Slurm may have given each task GPUs of its own, which are then all that it sees.
-    alone = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) < task.local_world_size
-    alone = alone and bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    # Slurm may have given each task a GPU of its own, which is then all that it sees.
+    alone = len([name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]) == 1
     return {
         "RANK": str(task.rank),
         "WORLD_SIZE": str(task.world_size),

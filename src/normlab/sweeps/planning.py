@@ -79,10 +79,11 @@ def require_launcher(launcher: dict[str, Any]) -> None:
 
 
 def jobs(plan: Plan) -> tuple[Job, ...]:
-    """Return what each run is to be given: its words, its threads and its GPU."""
+    """Return what each run is to be given: its words, its threads and its GPU, or one for each of its tasks."""
     # By all its runs, not by those that are missing: a study's runs compute with the same number, whenever they run.
     share = _share_of_cores(plan.launcher, len(plan.runs))
     gpus = _gpus_to_share(plan.launcher, len(plan.runs))
+    tasks = _count(plan.launcher, "tasks_per_node") or 1
     result: list[Job] = []
     for number, run in enumerate(plan.runs):
         words = [word for word in run.words if not word.startswith(_NOT_FOR_RUNS)]
@@ -93,7 +94,7 @@ def jobs(plan: Plan) -> tuple[Job, ...]:
             words.append(f"threads={count}")
         # Who names a GPU means it, among all that there are.
         shares = run.settings.device in ("auto", "cuda")
-        gpu = (gpus[number % len(gpus)] if shares else ",".join(gpus)) if gpus else None
+        gpu = ",".join(_of_run(number, gpus, tasks) if shares else gpus) if gpus else None
         job = Job(job=number, overrides=tuple(words), folder=str(run.folder.resolve()), threads=count, gpu=gpu)
         result.append(_as_it_ended(job, run))
     return tuple(result)
@@ -143,6 +144,12 @@ def _gpus_to_share(launcher: dict[str, Any], runs: int) -> list[str]:
     at_once = runs_at_once(launcher, runs)
     # submitit hides them from the runs that it starts on this machine, were it only one.
     return visible_gpus() if at_once is not None and (at_once > 1 or _kind(launcher) == "LocalLauncher") else []
+
+
+def _of_run(number: int, gpus: list[str], tasks: int) -> list[str]:
+    """Return the GPUs of one run, as many as it has tasks; all of them where they are too few for one run."""
+    first = number % max(1, len(gpus) // tasks) * tasks
+    return gpus[first : first + tasks]
 
 
 def _as_it_ended(job: Job, run: Planned) -> Job:
