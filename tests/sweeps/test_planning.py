@@ -94,6 +94,10 @@ def test_gpus_are_found_where_nothing_says_which_are_visible(monkeypatch: pytest
         (["hydra/launcher=joblib", "hydra.launcher.n_jobs=many"], "hydra.launcher.n_jobs: got 'many'"),
         (["hydra/sweeper=optuna"], "hydra/sweeper: is not for normlab"),
         (["seed=1", "every.log='1 step','2 steps'"], "#0 and #1 are the same run"),
+        (
+            ["hydra/launcher=submitit_slurm", *(f"hydra.launcher.{key}=3" for key in ("tasks_per_node", "nodes"))],
+            "train.batch_size: is 64, which 9 processes cannot share equally — give a multiple of 9, such as 63",
+        ),
         (["on_error=ignore"], "on_error: got 'ignore'"),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from normlab import composition, progress, threads
+from normlab import composition, progress, ranks, threads
 from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError, NumericalError
 from normlab.outputs.machine import of_gpus
@@ -50,6 +50,7 @@ def plan(words: list[str], config_dir: str | None) -> Plan:
     launcher, swept_by_experiment = composition.sweeping(hydra_words, config_dir)
     given = {word.partition("=")[0] for word in own}
     own += [word for word in swept_by_experiment if word.partition("=")[0] not in given]
+    count = _processes(launcher)
     complaints: dict[Complaint, None] = {}
     runs: list[Planned] = []
     for combination in composition.combinations(own):
@@ -58,6 +59,8 @@ def plan(words: list[str], config_dir: str | None) -> Plan:
         folder = composition.run_folder(settings)
         ended = None if settings.fresh else progress.ended(settings, RunDir(folder))
         runs.append(Planned(combination, settings, folder, ended))
+        if ended is None:
+            complaints |= dict.fromkeys(ranks.unequal(settings.train.batch_size, count))
     composition.refuse(list(complaints))
     _refuse_twins(runs)
     return Plan(runs, launcher, runs[0].settings.on_error, hydra_words)
@@ -170,6 +173,11 @@ def _share_of_cores(launcher: dict[str, Any], runs: int) -> int | None:
     if at_once is None:
         return None
     return max(1, threads.cores() // (at_once * (_count(launcher, "tasks_per_node") or 1)))
+
+
+def _processes(launcher: dict[str, Any]) -> int:
+    """Return how many processes a launcher starts for each run."""
+    return (_count(launcher, "tasks_per_node") or 1) * (_count(launcher, "nodes") or 1)
 
 
 def _count(launcher: dict[str, Any], key: str) -> int | None:
