@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from normlab.errors import DataError
+
 from .conftest import Command, Result
 from .ranks import as_rank, ended, run_ranks, start_ranks
 
@@ -180,8 +182,17 @@ def test_a_complete_run_is_told_once_and_check_starts_nothing(outputs: Path, tmp
     assert [each.stdout + each.stderr for results in (checked, first, again) for each in results[1:]] == [""] * 3
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (MemoryError(), 5, "out of memory — try a smaller train.batch_size or architecture.width"),
+        (TypeError("a plugin's\nown"), 1, "TypeError: a plugin's — a bug; run.log shows where"),
+        (DataError("images/3.png", "is torn", "fetch it again"), 3, "images/3.png is torn — fetch it again"),
+    ],
+    ids=["memory", "bug", "data"],
+)
 def test_what_goes_wrong_on_another_rank_is_said_by_the_first(
-    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, line: str
 ) -> None:
     from normlab.training.step import Step
 
@@ -189,16 +200,17 @@ def test_what_goes_wrong_on_another_rank_is_said_by_the_first(
 
     def fails(step: Step) -> object:
         if step.ranks.rank == 1 and step.state.step == 2:
-            raise MemoryError
+            raise error
         return take(step)
 
     monkeypatch.setattr(Step, "take", fails)
     results = run_ranks(tmp_path, *ENDLESS)
 
-    assert [each.exit_code for each in results] == [5, 5]
-    (line,) = errors(results)
-    assert line.startswith("error: rank 1: out of memory")
-    assert json.loads((only_run(outputs) / "status.json").read_text())["error"] == line
+    assert [each.exit_code for each in results] == [code, code]
+    assert errors(results) == [f"error: rank 1: {line}"]
+    run = only_run(outputs)
+    assert json.loads((run / "status.json").read_text())["error"] == f"error: rank 1: {line}"
+    assert "    raise error\n" in (run / "run.log").read_text()  # of the traceback of the other
 
 
 def test_only_several_processes_that_can_meet_are_ranks() -> None:

@@ -7,6 +7,8 @@ whatever it is busy with itself, since the kernel closes the socket of a process
 machine that no longer answers.
 """
 
+import json
+import logging
 import os
 import secrets
 import signal
@@ -14,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -25,12 +28,27 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from normlab.errors import NormlabError, ResourceError, is_out_of_memory
+from normlab.errors import (
+    CheckpointError,
+    Complaint,
+    ConfigurationError,
+    DataError,
+    NormlabError,
+    NumericalError,
+    ResourceError,
+    is_out_of_memory,
+)
 from normlab.ranks import Order, Ranks, enter
 from normlab.signals import ENDING
 
+log = logging.getLogger(__name__)
+
 Value = TypeVar("Value")
 
+ERRORS = {
+    kind.exit_code: kind
+    for kind in (NormlabError, ConfigurationError, DataError, CheckpointError, ResourceError, NumericalError)
+}
 JOINING = timedelta(minutes=10)  # for all to start
 FOREVER = timedelta(days=365)  # that the others wait for the first, which may evaluate for hours
 GRACE = 5.0  # seconds that the first rank has to notice itself that another is gone
@@ -171,7 +189,7 @@ class _Lead:
         self.others = others
         self.interrupted = threading.Event()
         self.account: Callable[[NormlabError], None] | None = None
-        self.loss: ResourceError | None = None
+        self.loss: NormlabError | None = None
         self._noticing = threading.Lock()
         self._noticed, self._accepted, self._ending = threading.Event(), threading.Event(), threading.Event()
         for rank, other in others.items():
@@ -211,7 +229,7 @@ class _Lead:
         with self._noticing:
             if self._ending.is_set() or self.loss is not None:
                 return
-            self.loss = _gone(rank, words)
+            self.loss = _ended(rank, words)
             self._noticed.set()
         # What waits for the device, or computes at length, would not hear of it in time.
         if not self._ending.wait(GRACE) and not (self._accepted.is_set() and self._ending.wait(3 * GRACE)):
@@ -219,8 +237,8 @@ class _Lead:
                 if self.account is not None:
                     self.account(self.loss)
             print(self.loss, file=sys.stderr, flush=True)
-            self.end(ResourceError.exit_code)
-            os._exit(ResourceError.exit_code)
+            self.end(self.loss.exit_code)
+            os._exit(self.loss.exit_code)
 
 
 class _Follower:
@@ -248,15 +266,11 @@ class _Follower:
         """Leave it to the first rank."""
 
     def fail(self, error: Exception) -> None:
-        if isinstance(error, NormlabError):
-            words = "; ".join(f"{each.where} {each.problem}" for each in error.complaints)
-        elif is_out_of_memory(error):
-            words = "out of memory"
-        else:
-            words = f"{type(error).__name__}: {error}"
+        known = _known(error)
+        trace = "".join(traceback.format_exception(error))
         with suppress(OSError):
-            self.first.sendall(f"{words.partition(chr(10))[0]}\n".encode())
-        os._exit(ResourceError.exit_code)
+            self.first.sendall(f"{json.dumps([known.exit_code, known.complaints, trace])}\n".encode())
+        os._exit(known.exit_code)
 
     def _listen(self) -> None:
         with suppress(OSError), self.first.makefile("r") as lines:
@@ -266,12 +280,35 @@ class _Follower:
                     os._exit(int(value))
                 self.interrupted.set()
         if self.rank == 1:  # one line is enough
-            print(_gone(0, ""), file=sys.stderr, flush=True)
+            print(_gone(0), file=sys.stderr, flush=True)
         os._exit(ResourceError.exit_code)
 
 
-def _gone(rank: int, words: str) -> ResourceError:
-    problem = words or "is gone: its process was killed, or its machine is down"
+def _known(error: Exception) -> NormlabError:
+    """Return what has ended a rank as what a person is told of it."""
+    if isinstance(error, NormlabError):
+        return error
+    if is_out_of_memory(error):
+        return ResourceError("", "out of memory", "try a smaller train.batch_size or architecture.width")
+    problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return NormlabError("", problem, "a bug; run.log shows where")
+
+
+def _ended(rank: int, words: str) -> NormlabError:
+    """Return what another rank has said at its end, and log where it was; that it is gone if it had no time for it."""
+    try:
+        exit_code, complaints, trace = json.loads(words)
+    except ValueError:
+        return _gone(rank)
+    log.debug("rank %d: %s", rank, trace)
+    told = [
+        Complaint(f"rank {rank}", f"{where} {problem}".strip(), remedy) for where, problem, remedy in complaints
+    ]
+    return ERRORS.get(exit_code, NormlabError).of(told)
+
+
+def _gone(rank: int) -> ResourceError:
+    problem = "is gone: its process was killed, or its machine is down"
     return ResourceError(f"rank {rank}", problem, "the same command goes on from the newest checkpoint")
 
 
