@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,30 @@ def test_what_goes_wrong_on_another_rank_is_said_by_the_first(
     run = only_run(outputs)
     assert json.loads((run / "status.json").read_text())["error"] == f"error: rank 1: {line}"
     assert "    raise error\n" in (run / "run.log").read_text()  # of the traceback of the other
+
+
+def test_local_statistics_keep_the_number_of_ranks_and_other_runs_tell_when_it_changes(
+    copy_of: Callable[..., Path], normlab: Command
+) -> None:
+    """A run of one process that says that it was of two."""
+    words = [*TINY, "train.batch_norm=local", "evaluation=none", "train.until=1 step"]
+    for normalization, code in (("layer", 0), ("batch", 2)):
+        run = copy_of(*words, f"normalization=both/{normalization}")
+        environment = run / "environment.json"
+        environment.write_text(environment.read_text().replace('"ranks": 1', '"ranks": 2'))
+        goes_on = normlab(*words, f"normalization=both/{normalization}", "train.until=2 steps")
+        assert goes_on.exit_code == code
+        told = "processes: 1 from step 1 on, 2 before"
+        assert (told in (run / "run.log").read_text()) == (code == 0)
+        if code:
+            assert goes_on.stderr == (
+                "error: train.batch_norm: is local, of which 2 processes make something else than 1"
+                " — start 2, or give allow_changes=[train.batch_norm]\n"
+            )
+            again = [*words, f"normalization=both/{normalization}", "train.until=2 steps"]
+            assert normlab(*again, "--check").exit_code == 2
+            assert normlab(*again, "allow_changes=[train.batch_norm]").exit_code == 0
+            assert told in (run / "run.log").read_text()
 
 
 def test_only_several_processes_that_can_meet_are_ranks() -> None:

@@ -216,6 +216,13 @@ def build_state(config: RunConfig, image: ImageSpec, device: torch.device, fit: 
     )
 
 
+def normalizes_batches(config: RunConfig, image: ImageSpec) -> bool:
+    """Return whether a network of the run has batch normalization."""
+    with torch.device("meta"):
+        networks = build_generator(config, image), build_discriminator(config, image)
+    return any(network.batch_norms() for network in networks)
+
+
 def lay_out(network: Network, memory_format: torch.memory_format) -> None:
     """Bring the weights of a network's layers into a memory format, but for those whose input has a map of one pixel.
 
