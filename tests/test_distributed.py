@@ -1,6 +1,7 @@
 """One run on several processes: the same run in one folder, whatever their number, and an end of all when one ends."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -9,9 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from tqdm import tqdm
 
+from normlab import following
+from normlab.distributed import Team
 from normlab.errors import DataError
 
 from .conftest import Command, Result
@@ -236,6 +242,26 @@ def test_local_statistics_keep_the_number_of_ranks_and_other_runs_tell_when_it_c
             assert normlab(*again, "--check").exit_code == 2
             assert normlab(*again, "allow_changes=[train.batch_norm]").exit_code == 0
             assert told in (run / "run.log").read_text()
+
+
+def test_another_rank_draws_no_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, terminal = os.openpty()
+    with os.fdopen(terminal, "w") as stderr, os.fdopen(own, "rb"):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        drawn = tqdm(disable=None)
+
+        def looks() -> None:
+            assert not drawn.disable
+            assert tqdm(disable=None).disable
+            raise InterruptedError
+
+        team = SimpleNamespace(follow=looks, fail=lambda error: None)
+        logger = logging.getLogger("normlab")
+        level = logger.level
+        with pytest.raises(InterruptedError):
+            following.follow(cast(Team, team))
+        logger.setLevel(level)
+        drawn.close()
 
 
 def test_only_several_processes_that_can_meet_are_ranks() -> None:

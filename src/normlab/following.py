@@ -2,7 +2,7 @@
 
 import io
 import logging
-import os
+import sys
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -23,6 +23,13 @@ class Beginning(NamedTuple):
     threads: int
     images: str
     protocol: str | None
+
+
+class Unadorned(io.TextIOWrapper):
+    """A stream that says that it is no terminal, so that no bar is drawn on it: the first rank's are enough."""
+
+    def isatty(self) -> bool:
+        return False
 
 
 def prepare(settings: RunConfig, threads: int) -> torch.device:
@@ -52,7 +59,7 @@ def hand_over(state: TrainState) -> None:
 def follow(team: Team) -> NoReturn:
     """Do what the first rank says until it ends this process; what goes wrong here, it says."""
     logging.getLogger("normlab").setLevel(logging.CRITICAL)
-    os.environ["TQDM_DISABLE"] = "1"
+    sys.stderr = Unadorned(open(2, "wb", closefd=False), errors="backslashreplace", line_buffering=True)
     try:
         _follow(team)
     except Exception as error:
