@@ -92,7 +92,7 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
             return ended
     stop = Stop(None if settings.train.time_limit is None else 60 * settings.train.time_limit.value)
     # Before anything is computed, and the same when the run goes on: sums depend on it.
-    device = following.prepare(settings, threads_of(settings, run_dir))
+    device = following.prepare(settings, threads_of(settings, run_dir, ranks.current().count))
     materials = _gather(settings, device)
     _require_room(settings, materials.dataset, run_dir, device)
     run_dir.create()

@@ -93,6 +93,13 @@ def enter(ranks: Ranks) -> None:
     _current.append(ranks)
 
 
+def beside(environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many of the processes of one run are on this machine, this one among them."""
+    count = started(environment)
+    here = environment.get("LOCAL_WORLD_SIZE", "")
+    return int(here) if count > 1 and here.isdecimal() and int(here) else count
+
+
 def unequal(batch_size: int, count: int) -> list[Complaint]:
     """Return what keeps so many processes from sharing a batch equally, if anything does."""
     if batch_size % count == 0:

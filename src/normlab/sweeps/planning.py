@@ -86,13 +86,14 @@ def jobs(plan: Plan) -> tuple[Job, ...]:
     # By all its runs, not by those that are missing: a study's runs compute with the same number, whenever they run.
     share = _share_of_cores(plan.launcher, len(plan.runs))
     gpus = _gpus_to_share(plan.launcher, len(plan.runs))
+    processes = _processes(plan.launcher)
     tasks = _count(plan.launcher, "tasks_per_node") or 1
     result: list[Job] = []
     for number, run in enumerate(plan.runs):
         words = [word for word in run.words if not word.startswith(_NOT_FOR_RUNS)]
         count = run.settings.threads
         if share is not None:
-            count = threads.threads_of(run.settings, RunDir(run.folder), share)
+            count = threads.threads_of(run.settings, RunDir(run.folder), processes, share)
         if count is not None:
             words.append(f"threads={count}")
         # Who names a GPU means it, among all that there are.
