@@ -301,9 +301,7 @@ def _ended(rank: int, words: str) -> NormlabError:
     except ValueError:
         return _gone(rank)
     log.debug("rank %d: %s", rank, trace)
-    told = [
-        Complaint(f"rank {rank}", f"{where} {problem}".strip(), remedy) for where, problem, remedy in complaints
-    ]
+    told = [Complaint(f"rank {rank}", f"{where} {problem}".strip(), remedy) for where, problem, remedy in complaints]
     return ERRORS.get(exit_code, NormlabError).of(told)
 
 

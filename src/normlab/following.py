@@ -59,7 +59,8 @@ def hand_over(state: TrainState) -> None:
 def follow(team: Team) -> NoReturn:
     """Do what the first rank says until it ends this process; what goes wrong here, it says."""
     logging.getLogger("normlab").setLevel(logging.CRITICAL)
-    sys.stderr = Unadorned(open(2, "wb", closefd=False), errors="backslashreplace", line_buffering=True)
+    stderr = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
+    sys.stderr = Unadorned(stderr, errors="backslashreplace", line_buffering=True)
     try:
         _follow(team)
     except Exception as error:

@@ -62,9 +62,7 @@ def test_two_ranks_share_a_step_that_is_one_process_s_to_rounding(
     assert list(one["scalars"][0]) == list(alone["scalars"][0])
 
 
-def test_local_statistics_are_of_each_rank_s_rows(
-    build_step: BuildStep, tmp_path: Path
-) -> None:
+def test_local_statistics_are_of_each_rank_s_rows(build_step: BuildStep, tmp_path: Path) -> None:
     words = ("normalization=both/batch", "train.batch_norm=local")
     alone = trained(build_step, words, ALONE)
     one, other = on_ranks(tmp_path, 2, lambda team: trained(build_step, words, team))
