@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import cast
 import pytest
 from tqdm import tqdm
 
-from normlab import following
+from normlab import distributed, following
 from normlab.distributed import Team
 from normlab.errors import DataError
 
@@ -112,6 +113,18 @@ def test_the_death_of_a_rank_ends_the_others_and_the_same_command_goes_on(
     saved = max(int(file.stem.removeprefix("step_")) for file in (run / "checkpoints").glob("*.pt"))
     again = normlab(*ENDLESS, f"train.until={saved + 2} steps")
     assert again.exit_code == 0, again.stderr
+
+
+def test_the_loss_of_a_machine_ends_all_in_as_little_time_by_what_its_socket_is_told() -> None:
+    """Only the kernel's own clock is not waited for: this holds what it is told, and how long the first then takes."""
+    with socket.create_server(("localhost", 0)) as server, socket.create_connection(server.getsockname()) as one:
+        watched = distributed.watched(one)
+        assert watched.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle, between, questions = (
+            watched.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{option}"))
+            for option in ("IDLE", "INTVL", "CNT")
+        )
+    assert idle + questions * between + distributed.GRACE + distributed.SETTLING < MOST_SECONDS
 
 
 @pytest.mark.slow

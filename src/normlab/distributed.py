@@ -51,8 +51,11 @@ ERRORS = {
 }
 JOINING = timedelta(minutes=10)  # for all to start
 FOREVER = timedelta(days=365)  # that the others wait for the first, which may evaluate for hours
-GRACE = 5.0  # seconds that the first rank has to notice itself that another is gone
-UNANSWERED = 5  # seconds between questions to a machine that is silent, of which three go unanswered
+# In seconds, and less than half a minute altogether.
+UNANSWERED = 3  # between questions to a machine that is silent, and before the first of QUESTIONS
+QUESTIONS = 3  # that go unanswered
+GRACE = 5.0  # that the first rank has to notice itself that another is gone
+SETTLING = 12.0  # that it then has to end in its own way
 
 
 def join() -> "Team":
@@ -232,7 +235,7 @@ class _Lead:
             self.loss = _ended(rank, words)
             self._noticed.set()
         # What waits for the device, or computes at length, would not hear of it in time.
-        if not self._ending.wait(GRACE) and not (self._accepted.is_set() and self._ending.wait(3 * GRACE)):
+        if not self._ending.wait(GRACE) and not (self._accepted.is_set() and self._ending.wait(SETTLING)):
             with suppress(Exception):
                 if self.account is not None:
                     self.account(self.loss)
@@ -256,7 +259,7 @@ class _Follower:
 
     def behind(self, error: RuntimeError) -> Exception:
         # It is over: either the first rank is gone, or it is about to say so.
-        time.sleep(4 * GRACE)
+        time.sleep(2 * GRACE + SETTLING)
         return error
 
     def interrupt(self) -> None:
@@ -324,7 +327,7 @@ def _accepted(store: Store, count: int) -> dict[int, socket.socket]:
             other.settimeout(10)
             word, _, rank = _first_line(other).partition(" ")
             if secrets.compare_digest(word, secret) and rank.isdecimal():
-                others[int(rank)] = _watched(other)
+                others[int(rank)] = watched(other)
     return others
 
 
@@ -332,7 +335,7 @@ def _connected(store: Store, rank: int) -> socket.socket:
     port, _, secret = store.get("normlab").decode().partition(" ")
     first = socket.create_connection((os.environ["MASTER_ADDR"], int(port)), JOINING.total_seconds())
     first.sendall(f"{secret} {rank}\n".encode())
-    return _watched(first)
+    return watched(first)
 
 
 def _first_line(other: socket.socket) -> str:
@@ -344,11 +347,11 @@ def _first_line(other: socket.socket) -> str:
     return said.decode(errors="replace").strip()
 
 
-def _watched(other: socket.socket) -> socket.socket:
-    """Return a socket at which one can wait for ever, and yet hear within 20 seconds that the other machine is gone."""
+def watched(other: socket.socket) -> socket.socket:
+    """Return a socket at which one can wait for ever, and yet hear within 12 seconds that the other machine is gone."""
     other.settimeout(None)
     other.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", UNANSWERED), ("TCP_KEEPINTVL", UNANSWERED), ("TCP_KEEPCNT", 3)):
+    for option, value in (("TCP_KEEPIDLE", UNANSWERED), ("TCP_KEEPINTVL", UNANSWERED), ("TCP_KEEPCNT", QUESTIONS)):
         if hasattr(socket, option):
             other.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return other
