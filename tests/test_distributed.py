@@ -257,6 +257,27 @@ def test_local_statistics_keep_the_number_of_ranks_and_other_runs_tell_when_it_c
             assert told in (run / "run.log").read_text()
 
 
+def test_ranks_have_the_same_versions(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def versions() -> dict[str, str]:
+        return {"normlab": "1.0", "torch": f"2.{os.environ['RANK']}"}
+
+    monkeypatch.setattr(following, "versions", versions)
+    results = run_ranks(tmp_path, *ENDLESS)
+
+    assert [each.exit_code for each in results] == [2, 2]
+    assert errors(results) == [
+        "error: rank 1: versions differ from those of rank 0 (normlab 1.0, torch 2.1, not normlab 1.0, torch 2.0)"
+        " — let all machines have the same installed"
+    ]
+
+
+def test_the_first_rank_warns_of_another_device(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "name_of", lambda device: f"GPU {os.environ['RANK']}")
+    first, _ = run_ranks(tmp_path, *TINY, "train.until=1 step", "evaluation=none")
+
+    assert "warning: rank 1 computes on GPU 1, and rank 0 on GPU 0\n" in first.stderr
+
+
 def test_another_rank_draws_no_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     own, terminal = os.openpty()
     with os.fdopen(terminal, "w") as stderr, os.fdopen(own, "rb"):

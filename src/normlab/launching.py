@@ -146,7 +146,7 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
     with _accounting(run_dir, replace(before or Status(state="running"), resumes=resumes)) as account:
         following.begin(settings, materials)
         trainer = assemble.assemble(settings, materials, run_dir, device, stop, ranks.current())
-        following.hand_over(trainer.step.state)
+        following.hand_over(trainer.step)
         trainer.resumes = resumes
         trainer.flags = () if before is None else tuple(before.flags)
         trainer.states = {} if before is None else dict(before.states)
