@@ -1,15 +1,25 @@
 """One run on several processes: the same run in one folder, whatever their number, and an end of all when one ends."""
 
 import json
+import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from tqdm import tqdm
+
+from normlab import distributed, following
+from normlab.distributed import Team
+from normlab.errors import DataError
 
 from .conftest import Command, Result
 from .ranks import as_rank, ended, run_ranks, start_ranks
@@ -105,6 +115,18 @@ def test_the_death_of_a_rank_ends_the_others_and_the_same_command_goes_on(
     assert again.exit_code == 0, again.stderr
 
 
+def test_the_loss_of_a_machine_ends_all_in_as_little_time_by_what_its_socket_is_told() -> None:
+    """Only the kernel's own clock is not waited for: this holds what it is told, and how long the first then takes."""
+    with socket.create_server(("localhost", 0)) as server, socket.create_connection(server.getsockname()) as one:
+        watched = distributed.watched(one)
+        assert watched.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle, between, questions = (
+            watched.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{option}"))
+            for option in ("IDLE", "INTVL", "CNT")
+        )
+    assert idle + questions * between + distributed.GRACE + distributed.SETTLING < MOST_SECONDS
+
+
 @pytest.mark.slow
 def test_the_death_of_a_rank_is_noticed_while_the_first_is_busy_with_something_else(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -180,8 +202,17 @@ def test_a_complete_run_is_told_once_and_check_starts_nothing(outputs: Path, tmp
     assert [each.stdout + each.stderr for results in (checked, first, again) for each in results[1:]] == [""] * 3
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (MemoryError(), 5, "out of memory — try a smaller train.batch_size or architecture.width"),
+        (TypeError("a plugin's\nown"), 1, "TypeError: a plugin's — a bug; run.log shows where"),
+        (DataError("images/3.png", "is torn", "fetch it again"), 3, "images/3.png is torn — fetch it again"),
+    ],
+    ids=["memory", "bug", "data"],
+)
 def test_what_goes_wrong_on_another_rank_is_said_by_the_first(
-    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, line: str
 ) -> None:
     from normlab.training.step import Step
 
@@ -189,16 +220,82 @@ def test_what_goes_wrong_on_another_rank_is_said_by_the_first(
 
     def fails(step: Step) -> object:
         if step.ranks.rank == 1 and step.state.step == 2:
-            raise MemoryError
+            raise error
         return take(step)
 
     monkeypatch.setattr(Step, "take", fails)
     results = run_ranks(tmp_path, *ENDLESS)
 
-    assert [each.exit_code for each in results] == [5, 5]
-    (line,) = errors(results)
-    assert line.startswith("error: rank 1: out of memory")
-    assert json.loads((only_run(outputs) / "status.json").read_text())["error"] == line
+    assert [each.exit_code for each in results] == [code, code]
+    assert errors(results) == [f"error: rank 1: {line}"]
+    run = only_run(outputs)
+    assert json.loads((run / "status.json").read_text())["error"] == f"error: rank 1: {line}"
+    assert "    raise error\n" in (run / "run.log").read_text()  # of the traceback of the other
+
+
+def test_local_statistics_keep_the_number_of_ranks_and_other_runs_tell_when_it_changes(
+    copy_of: Callable[..., Path], normlab: Command
+) -> None:
+    """A run of one process that says that it was of two."""
+    words = [*TINY, "train.batch_norm=local", "evaluation=none", "train.until=1 step"]
+    for normalization, code in (("layer", 0), ("batch", 2)):
+        run = copy_of(*words, f"normalization=both/{normalization}")
+        environment = run / "environment.json"
+        environment.write_text(environment.read_text().replace('"ranks": 1', '"ranks": 2'))
+        goes_on = normlab(*words, f"normalization=both/{normalization}", "train.until=2 steps")
+        assert goes_on.exit_code == code
+        told = "processes: 1 from step 1 on, 2 before"
+        assert (told in (run / "run.log").read_text()) == (code == 0)
+        if code:
+            assert goes_on.stderr == (
+                "error: train.batch_norm: is local, of which 2 processes make something else than 1"
+                " — start 2, or give allow_changes=[train.batch_norm]\n"
+            )
+            again = [*words, f"normalization=both/{normalization}", "train.until=2 steps"]
+            assert normlab(*again, "--check").exit_code == 2
+            assert normlab(*again, "allow_changes=[train.batch_norm]").exit_code == 0
+            assert told in (run / "run.log").read_text()
+
+
+def test_ranks_have_the_same_versions(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def versions() -> dict[str, str]:
+        return {"normlab": "1.0", "torch": f"2.{os.environ['RANK']}"}
+
+    monkeypatch.setattr(following, "versions", versions)
+    results = run_ranks(tmp_path, *ENDLESS)
+
+    assert [each.exit_code for each in results] == [2, 2]
+    assert errors(results) == [
+        "error: rank 1: versions differ from those of rank 0 (normlab 1.0, torch 2.1, not normlab 1.0, torch 2.0)"
+        " — let all machines have the same installed"
+    ]
+
+
+def test_the_first_rank_warns_of_another_device(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "name_of", lambda device: f"GPU {os.environ['RANK']}")
+    first, _ = run_ranks(tmp_path, *TINY, "train.until=1 step", "evaluation=none")
+
+    assert "warning: rank 1 computes on GPU 1, and rank 0 on GPU 0\n" in first.stderr
+
+
+def test_another_rank_draws_no_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, terminal = os.openpty()
+    with os.fdopen(terminal, "w") as stderr, os.fdopen(own, "rb"):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        drawn = tqdm(disable=None)
+
+        def looks() -> None:
+            assert not drawn.disable
+            assert tqdm(disable=None).disable
+            raise InterruptedError
+
+        team = SimpleNamespace(follow=looks, fail=lambda error: None)
+        logger = logging.getLogger("normlab")
+        level = logger.level
+        with pytest.raises(InterruptedError):
+            following.follow(cast(Team, team))
+        logger.setLevel(level)
+        drawn.close()
 
 
 def test_only_several_processes_that_can_meet_are_ranks() -> None:

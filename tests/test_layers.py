@@ -70,7 +70,7 @@ MAY_IMPORT = {
         "scoring",
         "training",
     },
-    "following": {"assemble", "config", "distributed", "training"},
+    "following": {"assemble", "config", "distributed", "outputs", "training"},
     "launching": {
         "footprint",
         "following",

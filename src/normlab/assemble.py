@@ -28,7 +28,7 @@ from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.penalties import PENALTIES
 from normlab.randomness import stream
-from normlab.ranks import ALONE, Ranks, current
+from normlab.ranks import ALONE, Ranks, current, unequal
 from normlab.registry import Registry
 from normlab.scoring import Scorer, build_scorer, check_features
 from normlab.settings import Length, Misfit
@@ -214,6 +214,13 @@ def build_state(config: RunConfig, image: ImageSpec, device: torch.device, fit: 
         discriminator_optimizer=_optimizer(config.optimizer.of("discriminator"), discriminator),
         averaged=None if config.ema.decay is None else Ema(generator, config.ema.decay),
     )
+
+
+def normalizes_batches(config: RunConfig, image: ImageSpec) -> bool:
+    """Return whether a network of the run has batch normalization."""
+    with torch.device("meta"):
+        networks = build_generator(config, image), build_discriminator(config, image)
+    return any(network.batch_norms() for network in networks)
 
 
 def lay_out(network: Network, memory_format: torch.memory_format) -> None:
@@ -506,12 +513,8 @@ def _check_device(config: RunConfig) -> list[Complaint]:
 
 def _check_ranks(config: RunConfig) -> list[Complaint]:
     """Return what several processes cannot do together."""
-    count, batch_size = current().count, config.train.batch_size
-    found: list[Complaint] = []
-    if batch_size % count:
-        multiple = max(batch_size // count, 1) * count
-        problem = f"is {batch_size}, which {count} processes cannot share equally"
-        found.append(Complaint("train.batch_size", problem, f"give a multiple of {count}, such as {multiple}"))
+    count = current().count
+    found = unequal(config.train.batch_size, count)
     device = choose_device(config.device)
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
     if count > 1 and config.device.startswith("cuda:"):

@@ -7,6 +7,8 @@ whatever it is busy with itself, since the kernel closes the socket of a process
 machine that no longer answers.
 """
 
+import json
+import logging
 import os
 import secrets
 import signal
@@ -14,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -25,16 +28,34 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from normlab.errors import NormlabError, ResourceError, is_out_of_memory
+from normlab.errors import (
+    CheckpointError,
+    Complaint,
+    ConfigurationError,
+    DataError,
+    NormlabError,
+    NumericalError,
+    ResourceError,
+    is_out_of_memory,
+)
 from normlab.ranks import Order, Ranks, enter
 from normlab.signals import ENDING
 
+log = logging.getLogger(__name__)
+
 Value = TypeVar("Value")
 
+ERRORS = {
+    kind.exit_code: kind
+    for kind in (NormlabError, ConfigurationError, DataError, CheckpointError, ResourceError, NumericalError)
+}
 JOINING = timedelta(minutes=10)  # for all to start
 FOREVER = timedelta(days=365)  # that the others wait for the first, which may evaluate for hours
-GRACE = 5.0  # seconds that the first rank has to notice itself that another is gone
-UNANSWERED = 5  # seconds between questions to a machine that is silent, of which three go unanswered
+# In seconds, and less than half a minute altogether.
+UNANSWERED = 3  # between questions to a machine that is silent, and before the first of QUESTIONS
+QUESTIONS = 3  # that go unanswered
+GRACE = 5.0  # that the first rank has to notice itself that another is gone
+SETTLING = 12.0  # that it then has to end in its own way
 
 
 def join() -> "Team":
@@ -171,7 +192,7 @@ class _Lead:
         self.others = others
         self.interrupted = threading.Event()
         self.account: Callable[[NormlabError], None] | None = None
-        self.loss: ResourceError | None = None
+        self.loss: NormlabError | None = None
         self._noticing = threading.Lock()
         self._noticed, self._accepted, self._ending = threading.Event(), threading.Event(), threading.Event()
         for rank, other in others.items():
@@ -211,16 +232,16 @@ class _Lead:
         with self._noticing:
             if self._ending.is_set() or self.loss is not None:
                 return
-            self.loss = _gone(rank, words)
+            self.loss = _ended(rank, words)
             self._noticed.set()
         # What waits for the device, or computes at length, would not hear of it in time.
-        if not self._ending.wait(GRACE) and not (self._accepted.is_set() and self._ending.wait(3 * GRACE)):
+        if not self._ending.wait(GRACE) and not (self._accepted.is_set() and self._ending.wait(SETTLING)):
             with suppress(Exception):
                 if self.account is not None:
                     self.account(self.loss)
             print(self.loss, file=sys.stderr, flush=True)
-            self.end(ResourceError.exit_code)
-            os._exit(ResourceError.exit_code)
+            self.end(self.loss.exit_code)
+            os._exit(self.loss.exit_code)
 
 
 class _Follower:
@@ -238,7 +259,7 @@ class _Follower:
 
     def behind(self, error: RuntimeError) -> Exception:
         # It is over: either the first rank is gone, or it is about to say so.
-        time.sleep(4 * GRACE)
+        time.sleep(2 * GRACE + SETTLING)
         return error
 
     def interrupt(self) -> None:
@@ -248,15 +269,11 @@ class _Follower:
         """Leave it to the first rank."""
 
     def fail(self, error: Exception) -> None:
-        if isinstance(error, NormlabError):
-            words = "; ".join(f"{each.where} {each.problem}" for each in error.complaints)
-        elif is_out_of_memory(error):
-            words = "out of memory"
-        else:
-            words = f"{type(error).__name__}: {error}"
+        known = _known(error)
+        trace = "".join(traceback.format_exception(error))
         with suppress(OSError):
-            self.first.sendall(f"{words.partition(chr(10))[0]}\n".encode())
-        os._exit(ResourceError.exit_code)
+            self.first.sendall(f"{json.dumps([known.exit_code, known.complaints, trace])}\n".encode())
+        os._exit(known.exit_code)
 
     def _listen(self) -> None:
         with suppress(OSError), self.first.makefile("r") as lines:
@@ -266,12 +283,33 @@ class _Follower:
                     os._exit(int(value))
                 self.interrupted.set()
         if self.rank == 1:  # one line is enough
-            print(_gone(0, ""), file=sys.stderr, flush=True)
+            print(_gone(0), file=sys.stderr, flush=True)
         os._exit(ResourceError.exit_code)
 
 
-def _gone(rank: int, words: str) -> ResourceError:
-    problem = words or "is gone: its process was killed, or its machine is down"
+def _known(error: Exception) -> NormlabError:
+    """Return what has ended a rank as what a person is told of it."""
+    if isinstance(error, NormlabError):
+        return error
+    if is_out_of_memory(error):
+        return ResourceError("", "out of memory", "try a smaller train.batch_size or architecture.width")
+    problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return NormlabError("", problem, "a bug; run.log shows where")
+
+
+def _ended(rank: int, words: str) -> NormlabError:
+    """Return what another rank has said at its end, and log where it was; that it is gone if it had no time for it."""
+    try:
+        exit_code, complaints, trace = json.loads(words)
+    except ValueError:
+        return _gone(rank)
+    log.debug("rank %d: %s", rank, trace)
+    told = [Complaint(f"rank {rank}", f"{where} {problem}".strip(), remedy) for where, problem, remedy in complaints]
+    return ERRORS.get(exit_code, NormlabError).of(told)
+
+
+def _gone(rank: int) -> ResourceError:
+    problem = "is gone: its process was killed, or its machine is down"
     return ResourceError(f"rank {rank}", problem, "the same command goes on from the newest checkpoint")
 
 
@@ -289,7 +327,7 @@ def _accepted(store: Store, count: int) -> dict[int, socket.socket]:
             other.settimeout(10)
             word, _, rank = _first_line(other).partition(" ")
             if secrets.compare_digest(word, secret) and rank.isdecimal():
-                others[int(rank)] = _watched(other)
+                others[int(rank)] = watched(other)
     return others
 
 
@@ -297,7 +335,7 @@ def _connected(store: Store, rank: int) -> socket.socket:
     port, _, secret = store.get("normlab").decode().partition(" ")
     first = socket.create_connection((os.environ["MASTER_ADDR"], int(port)), JOINING.total_seconds())
     first.sendall(f"{secret} {rank}\n".encode())
-    return _watched(first)
+    return watched(first)
 
 
 def _first_line(other: socket.socket) -> str:
@@ -309,11 +347,11 @@ def _first_line(other: socket.socket) -> str:
     return said.decode(errors="replace").strip()
 
 
-def _watched(other: socket.socket) -> socket.socket:
-    """Return a socket at which one can wait for ever, and yet hear within 20 seconds that the other machine is gone."""
+def watched(other: socket.socket) -> socket.socket:
+    """Return a socket at which one can wait for ever, and yet hear within 12 seconds that the other machine is gone."""
     other.settimeout(None)
     other.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", UNANSWERED), ("TCP_KEEPINTVL", UNANSWERED), ("TCP_KEEPCNT", 3)):
+    for option, value in (("TCP_KEEPIDLE", UNANSWERED), ("TCP_KEEPINTVL", UNANSWERED), ("TCP_KEEPCNT", QUESTIONS)):
         if hasattr(socket, option):
             other.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return other

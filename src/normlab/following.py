@@ -2,7 +2,7 @@
 
 import io
 import logging
-import os
+import sys
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -11,18 +11,29 @@ from normlab import assemble
 from normlab.assemble import Materials
 from normlab.config import RunConfig
 from normlab.distributed import Team
-from normlab.errors import DataError
+from normlab.errors import ConfigurationError, DataError
+from normlab.outputs.environment import name_of, versions
 from normlab.ranks import Order, current
-from normlab.training.state import TrainState
+from normlab.training.step import Step
+
+log = logging.getLogger(__name__)
 
 
 class Beginning(NamedTuple):
-    """What a run is built from, the same on every rank. images, protocol: what all must find the same."""
+    """What a run is built from, the same on every rank. images, protocol, versions: what all must find the same."""
 
     settings: RunConfig
     threads: int
     images: str
     protocol: str | None
+    versions: str
+
+
+class Unadorned(io.TextIOWrapper):
+    """A stream that says that it is no terminal, so that no bar is drawn on it: the first rank's are enough."""
+
+    def isatty(self) -> bool:
+        return False
 
 
 def prepare(settings: RunConfig, threads: int) -> torch.device:
@@ -40,19 +51,24 @@ def begin(settings: RunConfig, materials: Materials) -> None:
     current().lead(Order.START, _beginning(settings, materials))
 
 
-def hand_over(state: TrainState) -> None:
-    """Have the other ranks take over the state that the run goes on from."""
+def hand_over(step: Step) -> None:
+    """Have the other ranks take over the state that the run goes on from; warn of those on devices of another kind."""
     if current().count == 1:
         return
+    first, *others = current().gather(name_of(step.device))
+    for rank, name in enumerate(others, 1):
+        if name != first:
+            log.warning("rank %d computes on %s, and rank 0 on %s", rank, name, first)
     file = io.BytesIO()
-    torch.save(state.state_dict(), file)
+    torch.save(step.state.state_dict(), file)
     current().lead(Order.START, file.getvalue())
 
 
 def follow(team: Team) -> NoReturn:
     """Do what the first rank says until it ends this process; what goes wrong here, it says."""
     logging.getLogger("normlab").setLevel(logging.CRITICAL)
-    os.environ["TQDM_DISABLE"] = "1"
+    stderr = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
+    sys.stderr = Unadorned(stderr, errors="backslashreplace", line_buffering=True)
     try:
         _follow(team)
     except Exception as error:
@@ -63,12 +79,14 @@ def follow(team: Team) -> NoReturn:
 def _follow(team: Team) -> NoReturn:
     _, beginning = team.follow()
     assert isinstance(beginning, Beginning)
+    _require_same_versions(beginning)
     settings = beginning.settings
     assemble.import_plugins(settings)
     device = prepare(settings, beginning.threads)
     materials = assemble.gather(settings, device, team)
     _require_same(_beginning(settings, materials), beginning)
     step = assemble.build_step(settings, materials.dataset, materials.real, device, team)
+    team.gather(name_of(device))
     _, state = team.follow()
     step.state.load_state_dict(torch.load(io.BytesIO(state), map_location=device, weights_only=True))
     while True:
@@ -82,7 +100,17 @@ def _follow(team: Team) -> NoReturn:
 def _beginning(settings: RunConfig, materials: Materials) -> Beginning:
     scorer = materials.scorer
     protocol = None if scorer is None else scorer.evaluator.protocol
-    return Beginning(settings, torch.get_num_threads(), materials.dataset.fingerprint, protocol)
+    return Beginning(settings, torch.get_num_threads(), materials.dataset.fingerprint, protocol, _versions())
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {versions()[name]}" for name in ("normlab", "torch"))
+
+
+def _require_same_versions(first: Beginning) -> None:
+    if (here := _versions()) != first.versions:
+        problem = f"differ from those of rank 0 ({here}, not {first.versions})"
+        raise ConfigurationError("versions", problem, "let all machines have the same installed")
 
 
 def _require_same(here: Beginning, first: Beginning) -> None:

@@ -74,6 +74,7 @@ def preview(settings: RunConfig, run_dir: RunDir) -> int:
     _require_room(settings, dataset, run_dir, device)
     if begun:
         _require_same_images(dataset, settings, run_dir)
+        _require_same_ranks(dataset, settings, run_dir)
         assemble.resumed(assemble.build_step(settings, dataset, materials.real, device), run_dir, set_aside=False)
     steps = pace_of(settings, len(dataset.train)).steps(settings.train.until)
     print(f"{settings.label}  {dataset.name}: {len(dataset.train):,} images  {steps:,} steps on {device}")
@@ -91,7 +92,7 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
             return ended
     stop = Stop(None if settings.train.time_limit is None else 60 * settings.train.time_limit.value)
     # Before anything is computed, and the same when the run goes on: sums depend on it.
-    device = following.prepare(settings, threads_of(settings, run_dir))
+    device = following.prepare(settings, threads_of(settings, run_dir, ranks.current().count))
     materials = _gather(settings, device)
     _require_room(settings, materials.dataset, run_dir, device)
     run_dir.create()
@@ -103,6 +104,7 @@ def launch(settings: RunConfig, run_dir: RunDir) -> int:
         if run_dir.exists():
             settings = _continued(settings, run_dir)  # somebody may have begun it since we looked
             _require_same_images(materials.dataset, settings, run_dir)
+            _require_same_ranks(materials.dataset, settings, run_dir)
         else:
             settings = _with_horizons(settings, None)
         try:
@@ -144,7 +146,7 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
     with _accounting(run_dir, replace(before or Status(state="running"), resumes=resumes)) as account:
         following.begin(settings, materials)
         trainer = assemble.assemble(settings, materials, run_dir, device, stop, ranks.current())
-        following.hand_over(trainer.step.state)
+        following.hand_over(trainer.step)
         trainer.resumes = resumes
         trainer.flags = () if before is None else tuple(before.flags)
         trainer.states = {} if before is None else dict(before.states)
@@ -248,6 +250,9 @@ def _record_changes(settings: RunConfig, run_dir: RunDir, step: int) -> None:
     for change in config.changes(_saved(run_dir), settings):
         log.warning("%s changes from %s to %s at step %s", *change, f"{step:,}")
         JsonLines(run_dir.changes).append({"step": step, **change._asdict()})
+    count, before = ranks.current().count, run_dir.read_ranks()
+    if count != before:
+        log.info("processes: %d from step %s on, %d before", count, f"{step:,}", before)
 
 
 def _with_horizons(settings: RunConfig, saved: RunConfig | None) -> RunConfig:
@@ -305,6 +310,16 @@ def _require_same_images(dataset: Dataset, settings: RunConfig, run_dir: RunDir)
             return
         remedy = "set it back, give another name=, fresh=true, or with resume allow_changes=[dataset.root]"
         raise ConfigurationError.of([Complaint("dataset.root", problem, remedy)])
+
+
+def _require_same_ranks(dataset: Dataset, settings: RunConfig, run_dir: RunDir) -> None:
+    """Raise ConfigurationError if a run would go on with batches that are normalized in other shares."""
+    count, before, key = ranks.current().count, run_dir.read_ranks(), "train.batch_norm"
+    if count == before or settings.train.batch_norm != "local" or key in settings.allow_changes:
+        return
+    if assemble.normalizes_batches(settings, assemble.image_spec(dataset)):
+        problem = f"is local, of which {before} processes make something else than {count}"
+        raise ConfigurationError(key, problem, f"start {before}, or give allow_changes=[{key}]")
 
 
 def _environment(settings: RunConfig, materials: Materials, device: torch.device) -> dict[str, Any]:

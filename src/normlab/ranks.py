@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from normlab.errors import NormlabError
+from normlab.errors import Complaint, NormlabError
 
 if TYPE_CHECKING:  # the command line asks how many there are, long before it needs torch
     from torch import Tensor
@@ -91,6 +91,22 @@ def current() -> Ranks:
 def enter(ranks: Ranks) -> None:
     """Let this process be one of several from here on."""
     _current.append(ranks)
+
+
+def beside(environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many of the processes of one run are on this machine, this one among them."""
+    count = started(environment)
+    here = environment.get("LOCAL_WORLD_SIZE", "")
+    return int(here) if count > 1 and here.isdecimal() and int(here) else count
+
+
+def unequal(batch_size: int, count: int) -> list[Complaint]:
+    """Return what keeps so many processes from sharing a batch equally, if anything does."""
+    if batch_size % count == 0:
+        return []
+    problem = f"is {batch_size}, which {count} processes cannot share equally"
+    multiple = max(batch_size // count, 1) * count
+    return [Complaint("train.batch_size", problem, f"give a multiple of {count}, such as {multiple}")]
 
 
 def started(environment: Mapping[str, str] = os.environ) -> int:

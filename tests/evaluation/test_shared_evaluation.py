@@ -1,6 +1,7 @@
 """An evaluation that ranks share: the scores of one process, its flags, and its end where it is asked to stop."""
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,9 +128,34 @@ def test_what_fails_on_one_rank_flags_the_evaluation(
     assert (first.flags, first.metrics) == ((flag,), {})
 
 
+class Awaiting(Readied):
+    """Features that wait, at their first samples, until the evaluation is interrupted, and count their batches."""
+
+    batches = 0
+
+    def __init__(self, team: Team) -> None:
+        super().__init__()
+        self.team = team
+
+    def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if self.ready:
+            self.batches += 1
+            deadline = time.monotonic() + 20
+            while self.batches == 1 and not self.team.is_interrupted() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return super().extract(images)
+
+
 def test_an_evaluation_that_is_told_to_stop_ends_on_all_ranks(
     labelled: Dataset, generator: Upwards, tmp_path: Path
 ) -> None:
-    first, other = on_ranks(tmp_path, 2, lambda team: shared(team, labelled, generator, stop=lambda: True))
+    def stopped(team: Team) -> tuple[Evaluation | str | None, int]:
+        if team.rank == 0:
+            return shared(team, labelled, generator, stop=lambda: True), 0
+        features = Awaiting(team)
+        return shared(team, labelled, generator, features), features.batches
 
-    assert (first, other) == ("interrupted", None)
+    first, (_, batches) = on_ranks(tmp_path, 2, stopped)
+
+    assert first == ("interrupted", 0)
+    assert batches < 2  # which its 25 samples make

@@ -53,6 +53,23 @@ def test_gpus_go_round_by_run_number_unless_the_device_is_named(
     assert [job.gpu for job in jobs(*JOBLIB, "seed=0,1,2", f"device={device}")] == expected
 
 
+@pytest.mark.parametrize(
+    ("visible", "tasks", "expected"),
+    [
+        ("a,b", 2, ["a,b"] * 3),
+        ("a,b,c,d,e", 2, ["a,b", "c,d", "a,b"]),
+        ("a", 2, ["a"] * 3),  # which the run then refuses, as it would without a sweep
+    ],
+)
+def test_a_run_of_several_tasks_gets_a_gpu_for_each(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, visible: str, tasks: int, expected: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    words = ["hydra/launcher=submitit_local", f"hydra.launcher.tasks_per_node={tasks}", "seed=0,1,2"]
+
+    assert [job.gpu for job in jobs(*words)] == expected
+
+
 def test_runs_one_after_the_other_keep_every_gpu(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
 
@@ -77,6 +94,10 @@ def test_gpus_are_found_where_nothing_says_which_are_visible(monkeypatch: pytest
         (["hydra/launcher=joblib", "hydra.launcher.n_jobs=many"], "hydra.launcher.n_jobs: got 'many'"),
         (["hydra/sweeper=optuna"], "hydra/sweeper: is not for normlab"),
         (["seed=1", "every.log='1 step','2 steps'"], "#0 and #1 are the same run"),
+        (
+            ["hydra/launcher=submitit_slurm", *(f"hydra.launcher.{key}=3" for key in ("tasks_per_node", "nodes"))],
+            "train.batch_size: is 64, which 9 processes cannot share equally — give a multiple of 9, such as 63",
+        ),
         (["on_error=ignore"], "on_error: got 'ignore'"),
     ],
 )

@@ -62,15 +62,43 @@ def test_two_ranks_share_a_step_that_is_one_process_s_to_rounding(
     assert list(one["scalars"][0]) == list(alone["scalars"][0])
 
 
-def test_local_statistics_are_of_each_rank_s_rows_and_the_running_ones_their_mean(
-    build_step: BuildStep, tmp_path: Path
-) -> None:
+def test_local_statistics_are_of_each_rank_s_rows(build_step: BuildStep, tmp_path: Path) -> None:
     words = ("normalization=both/batch", "train.batch_norm=local")
     alone = trained(build_step, words, ALONE)
     one, other = on_ranks(tmp_path, 2, lambda team: trained(build_step, words, team))
 
     assert one["digest"] == other["digest"]
     assert (one["scalars"][0]["loss/discriminator"] - alone["scalars"][0]["loss/discriminator"]).abs() > 1e-4
+
+
+def test_local_running_statistics_are_the_mean_of_what_each_rank_s_rows_make_of_them(
+    build_step: BuildStep, tmp_path: Path
+) -> None:
+    """Against torch's own batch norm, fed what the first norm of the discriminator sees on each rank in one step."""
+
+    def moved(team: Team) -> tuple[list[Tensor], Tensor, Tensor]:
+        step = build_step("normalization=both/batch", "train.batch_norm=local", ranks=team)
+        norm = step.state.discriminator.batch_norms()[0]
+        seen: list[Tensor] = []
+
+        def see(module: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+            if norm.moving_statistics:
+                seen.append(inputs[0].detach().clone())
+
+        norm.register_forward_pre_hook(see)
+        step.take()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        return seen, norm.running_mean, norm.running_var
+
+    (ours, mean, variance), (theirs, *_) = on_ranks(tmp_path, 2, moved)
+    apart = [torch.nn.BatchNorm2d(len(mean)) for _ in range(2)]
+    for norm, seen in zip(apart, (ours, theirs), strict=True):
+        assert [len(images) for images in seen] == [4, 4]  # half of the real ones, and half of the fakes
+        for images in seen:
+            norm(images)
+    torch.testing.assert_close(mean, torch.stack([norm.running_mean for norm in apart]).mean(0), **ROUNDING)
+    torch.testing.assert_close(variance, torch.stack([norm.running_var for norm in apart]).mean(0), **ROUNDING)
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_masks_the_update_of_all(build_step: BuildStep, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ _PACKAGES = ("normlab", "torchvision", "torchmetrics", "torch-fidelity", "numpy"
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
     """Return the versions, the code's commit, the machine and the numerical settings in force, as plain values."""
     return {
-        "versions": _versions(),
+        "versions": versions(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "git": describe_checkout(Path(__file__).parent),
@@ -25,7 +25,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "host": platform.node(),
         "cpu": cpu_name(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "device_name": name_of(device),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "determinism": {
@@ -38,6 +38,11 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
             "convolution_precision": torch.backends.cudnn.conv.fp32_precision,  # pyright: ignore[reportAttributeAccessIssue]
         },
     }
+
+
+def name_of(device: torch.device) -> str:
+    """Return what a device is called by its maker."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def describe_checkout(folder: Path) -> dict[str, Any] | None:
@@ -61,7 +66,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
         return None
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python and of the packages that a run computes with; None of one that is not installed."""
     # What torch says of itself tells the build too, as in 2.11.0+cu130.
     own = {"python": platform.python_version(), "torch": str(torch.__version__)}
     return own | {package: _version(package) for package in _PACKAGES}

@@ -170,6 +170,11 @@ class RunDir:
         except OSError as error:
             raise unwritable(self.path, error) from error
 
+    def read_ranks(self) -> int:
+        """Return how many processes trained the run when it was last started; 1 if nothing tells of it."""
+        count = plain_json.read(self.environment).get("ranks")
+        return count if isinstance(count, int) else 1
+
     def read_status(self) -> Status | None:
         """Return the status that stands in the folder, or None where there is none to be read."""
         try:

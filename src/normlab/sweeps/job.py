@@ -35,7 +35,7 @@ def run(tree: Any) -> None:
     record = Record(Path(tree.sweep.folder))
     sweep = record.read()
     job = record.standing(sweep.runs[int(tree.sweep.job)])
-    ranks = _ranks_of_task()
+    ranks = ranks_of_task()
     if int(ranks.get("RANK", 0)):
         _follow(job, sweep, record, ranks)
         return
@@ -76,11 +76,13 @@ def run(tree: Any) -> None:
 
 
 def _follow(job: Job, sweep: Sweep, record: Record, ranks: dict[str, str]) -> None:
-    """Be another rank of a run, which ends with the first: that one hears what is wished, and reports."""
-    if _is_over(record, sweep):
-        return
+    """Be another rank of a run, which ends with the first: that one hears what is wished, decides, and reports."""
+
+    def wish() -> Wish | None:
+        return Wish(signal.SIGTERM) if record.standing(job).state == "not started" else None
+
     with _noting([]), record.log(job.job, int(ranks["RANK"])).open("ab") as log:
-        _wait(_start(job, sweep, log, ranks), lambda: None)
+        _wait(_start(job, sweep, log, ranks), wish)
 
 
 def why_not_started(wish: Wish | None) -> str:
@@ -91,7 +93,7 @@ def _is_over(record: Record, sweep: Sweep) -> bool:
     return record.wish() is not None or not (sweep.queued or record.is_alive())
 
 
-def _ranks_of_task() -> dict[str, str]:
+def ranks_of_task() -> dict[str, str]:
     """Return what makes a process one rank of a run, as torchrun says it, in a job of several tasks; else nothing."""
     if "SUBMITIT_EXECUTOR" not in os.environ:  # a job of another kind may have tasks too, of which we are but one
         return {}
@@ -101,9 +103,8 @@ def _ranks_of_task() -> dict[str, str]:
     if JobEnvironment().num_tasks == 1:
         return {}
     task = TorchDistributedEnvironment()
-    # Slurm may have given each task GPUs of its own, which are then all that it sees.
-    alone = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) < task.local_world_size
-    alone = alone and bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    # Slurm may have given each task a GPU of its own, which is then all that it sees.
+    alone = len([name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]) == 1
     return {
         "RANK": str(task.rank),
         "WORLD_SIZE": str(task.world_size),
@@ -114,18 +115,21 @@ def _ranks_of_task() -> dict[str, str]:
     }
 
 
+def command(job: Job, sweep: Sweep) -> list[str]:
+    """Return what trains a run of a sweep."""
+    configs = [] if sweep.config_dir is None else ["--config-dir", sweep.config_dir]
+    return [sys.executable, "-m", "normlab", "train", *job.overrides, *configs]
+
+
 def _start(job: Job, sweep: Sweep, log: BinaryIO, ranks: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Start the run, in a session of its own, so that it gets each signal once: from us, wherever it came from."""
-    command = [sys.executable, "-m", "normlab", "train", *job.overrides]
-    if sweep.config_dir is not None:
-        command += ["--config-dir", sweep.config_dir]
     environment = {**os.environ, **ranks, "NORMLAB_OUTPUTS": sweep.outputs}
     if job.threads is not None:
         environment["OMP_NUM_THREADS"] = str(job.threads)
     if job.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = job.gpu
     return subprocess.Popen(
-        command,
+        command(job, sweep),
         cwd=sweep.working_folder,
         env=environment,
         stdin=subprocess.DEVNULL,

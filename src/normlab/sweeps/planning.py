@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from normlab import composition, progress, threads
+from normlab import composition, progress, ranks, threads
 from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError, NumericalError
 from normlab.outputs.machine import of_gpus
@@ -50,6 +50,7 @@ def plan(words: list[str], config_dir: str | None) -> Plan:
     launcher, swept_by_experiment = composition.sweeping(hydra_words, config_dir)
     given = {word.partition("=")[0] for word in own}
     own += [word for word in swept_by_experiment if word.partition("=")[0] not in given]
+    count = _processes(launcher)
     complaints: dict[Complaint, None] = {}
     runs: list[Planned] = []
     for combination in composition.combinations(own):
@@ -58,6 +59,8 @@ def plan(words: list[str], config_dir: str | None) -> Plan:
         folder = composition.run_folder(settings)
         ended = None if settings.fresh else progress.ended(settings, RunDir(folder))
         runs.append(Planned(combination, settings, folder, ended))
+        if ended is None:
+            complaints |= dict.fromkeys(ranks.unequal(settings.train.batch_size, count))
     composition.refuse(list(complaints))
     _refuse_twins(runs)
     return Plan(runs, launcher, runs[0].settings.on_error, hydra_words)
@@ -79,21 +82,23 @@ def require_launcher(launcher: dict[str, Any]) -> None:
 
 
 def jobs(plan: Plan) -> tuple[Job, ...]:
-    """Return what each run is to be given: its words, its threads and its GPU."""
+    """Return what each run is to be given: its words, its threads and its GPU, or one for each of its tasks."""
     # By all its runs, not by those that are missing: a study's runs compute with the same number, whenever they run.
     share = _share_of_cores(plan.launcher, len(plan.runs))
     gpus = _gpus_to_share(plan.launcher, len(plan.runs))
+    processes = _processes(plan.launcher)
+    tasks = _count(plan.launcher, "tasks_per_node") or 1
     result: list[Job] = []
     for number, run in enumerate(plan.runs):
         words = [word for word in run.words if not word.startswith(_NOT_FOR_RUNS)]
         count = run.settings.threads
         if share is not None:
-            count = threads.threads_of(run.settings, RunDir(run.folder), share)
+            count = threads.threads_of(run.settings, RunDir(run.folder), processes, share)
         if count is not None:
             words.append(f"threads={count}")
         # Who names a GPU means it, among all that there are.
         shares = run.settings.device in ("auto", "cuda")
-        gpu = (gpus[number % len(gpus)] if shares else ",".join(gpus)) if gpus else None
+        gpu = ",".join(_of_run(number, gpus, tasks) if shares else gpus) if gpus else None
         job = Job(job=number, overrides=tuple(words), folder=str(run.folder.resolve()), threads=count, gpu=gpu)
         result.append(_as_it_ended(job, run))
     return tuple(result)
@@ -145,6 +150,12 @@ def _gpus_to_share(launcher: dict[str, Any], runs: int) -> list[str]:
     return visible_gpus() if at_once is not None and (at_once > 1 or _kind(launcher) == "LocalLauncher") else []
 
 
+def _of_run(number: int, gpus: list[str], tasks: int) -> list[str]:
+    """Return the GPUs of one run, as many as it has tasks; all of them where they are too few for one run."""
+    first = number % max(1, len(gpus) // tasks) * tasks
+    return gpus[first : first + tasks]
+
+
 def _as_it_ended(job: Job, run: Planned) -> Job:
     """Return a run that has ended before the sweep began as ended."""
     if run.ended is None:
@@ -163,6 +174,11 @@ def _share_of_cores(launcher: dict[str, Any], runs: int) -> int | None:
     if at_once is None:
         return None
     return max(1, threads.cores() // (at_once * (_count(launcher, "tasks_per_node") or 1)))
+
+
+def _processes(launcher: dict[str, Any]) -> int:
+    """Return how many processes a launcher starts for each run."""
+    return (_count(launcher, "tasks_per_node") or 1) * (_count(launcher, "nodes") or 1)
 
 
 def _count(launcher: dict[str, Any], key: str) -> int | None:

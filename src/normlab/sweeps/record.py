@@ -24,8 +24,9 @@ State = Literal["waiting", "running", "requeued", "done", "diverged", "collapsed
 class Job:
     """A run of a sweep: what it is, and how it stands or ended.
 
-    gpu: what the run gets as $CUDA_VISIBLE_DEVICES.  threads, gpu: null leaves them to the machine that it runs on.
-    seconds: of the run's processes, over all attempts in this sweep.  queue_id: its job's name at Slurm.
+    gpu: what the run, or each of its tasks, gets as $CUDA_VISIBLE_DEVICES.  threads, gpu: null leaves
+    them to the machine that it runs on.  seconds: of the run's processes, over all attempts in this sweep.
+    queue_id: its job's name at Slurm.
     """
 
     job: int
