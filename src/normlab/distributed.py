@@ -234,14 +234,16 @@ class _Lead:
                 return
             self.loss = _ended(rank, words)
             self._noticed.set()
-        # What waits for the device, or computes at length, would not hear of it in time.
-        if not self._ending.wait(GRACE) and not (self._accepted.is_set() and self._ending.wait(SETTLING)):
-            with suppress(Exception):
-                if self.account is not None:
-                    self.account(self.loss)
-            print(self.loss, file=sys.stderr, flush=True)
-            self.end(self.loss.exit_code)
-            os._exit(self.loss.exit_code)
+        # The run ends as it does for any error, if its thread hears of the loss in time, and then has time to settle.
+        if self._ending.wait(GRACE) or (self._accepted.is_set() and self._ending.wait(SETTLING)):
+            return
+        # It waits for the device, say, or computes at length.
+        with suppress(Exception):
+            if self.account is not None:
+                self.account(self.loss)
+        print(self.loss, file=sys.stderr, flush=True)
+        self.end(self.loss.exit_code)
+        os._exit(self.loss.exit_code)
 
 
 class _Follower:
