@@ -245,7 +245,7 @@ def test_steps_on_a_gpu_are_timed_anew_and_captured(
 ):
     """With the CPU in a GPU's place, where nothing is captured and no kernel is launched."""
     words = {"device=cuda": "device=cpu", "train.capture=graph": "train.capture=none"}
-    words["architecture=dcgan"] = "architecture.width=4"
+    words["architecture.width=64"] = "architecture.width=4"
     monkeypatch.setattr(gpu, "run_settings", lambda given: runs.run_settings([words.get(word, word) for word in given]))
     monkeypatch.setattr(gpu, "kernel_launches", lambda step: 7)
     monkeypatch.setattr(gpu, "PRODUCT", 64)

@@ -236,7 +236,6 @@ def test_a_run_goes_on_in_the_other_mode(build_step: BuildStep, first: str) -> N
 
 def compiled(step: Step, backend: str = "aot_eager") -> Step:
     """Return a step like another, at step 0, that is traced, differentiated and run as a compiler would have it."""
-    torch.compiler.reset()
     twin = copy.copy(step)
     twin.state = copy.deepcopy(step.state)
     twin.compiler = Compiler(backend)
