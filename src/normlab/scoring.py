@@ -49,6 +49,9 @@ class Scorer:
         self, generator: nn.Module, stop: Callable[[], bool], purpose: str = "evaluation"
     ) -> Mapping[str, Any] | None:
         """Return a row of scores, or None if `stop` ended the evaluation; each purpose has latents of its own."""
+        features = self.evaluator.features
+        if features.published or features.name == "classifier":  # these have logits, which alone need what is prepared
+            prepare()
         try:
             result = self.evaluator.evaluate(generator, stop, purpose)
         except Interrupted:
@@ -67,8 +70,6 @@ def build_scorer(config: RunConfig, dataset: Dataset, device: torch.device, rank
     if evaluation.features == "none":
         return None
     features = open_features(evaluation.features, evaluation.weights, dataset, device)
-    if features.published or features.name == "classifier":  # these have logits, which alone need what is prepared
-        prepare()
     wanted = evaluation.reconstruction
     search = Search(count=wanted.images, steps=wanted.steps, lr=wanted.lr, form=wanted.form)
     evaluator = Evaluator(

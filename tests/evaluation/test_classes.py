@@ -66,6 +66,13 @@ def test_what_scores_classes_is_readied_where_there_are_classes(
     readied: list[None] = []
     monkeypatch.setattr(scoring, "prepare", lambda: readied.append(None))
     monkeypatch.setattr(scoring.Evaluator, "real_statistics", lambda self: None)
+    monkeypatch.setattr(scoring.Evaluator, "evaluate", interrupted)
     config = RunConfig(dataset=Part(name=dataset))
-    scoring.build_scorer(config, assemble.open_dataset(config), torch.device("cpu"))
+    scorer = scoring.build_scorer(config, assemble.open_dataset(config), torch.device("cpu"))
+    assert scorer is not None
+    assert scorer(torch.nn.Identity(), lambda: True) is None
     assert len(readied) == expected
+
+
+def interrupted(*_: object) -> None:
+    raise scoring.Interrupted

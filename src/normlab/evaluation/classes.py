@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ TORCHMETRICS = "torchmetrics.image.inception"
 
 def prepare() -> None:
     """Begin to import torchmetrics, which takes a second or more, while a first pass over images computes."""
-    threading.Thread(target=importlib.import_module, args=(TORCHMETRICS,), daemon=True).start()
+    if TORCHMETRICS not in sys.modules:
+        threading.Thread(target=importlib.import_module, args=(TORCHMETRICS,), daemon=True).start()
 
 
 class ClassifierScore(NamedTuple):
