@@ -167,3 +167,16 @@ def start(folder: Path, *words: str) -> int:
 def result(folder: Path, status: int) -> Result:
     code = os.waitstatus_to_exitcode(status)
     return Result(code, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Have a shell script stand in for the processes that train."""
+
+    def place(*lines: str) -> None:
+        script = tmp_path / "python"
+        script.write_text("\n".join(["#!/bin/sh", *lines]))
+        script.chmod(0o755)
+        monkeypatch.setattr("sys.executable", str(script))
+
+    return place

@@ -457,24 +457,11 @@ def test_points_of_an_axis_differ_in_it_alone(monkeypatch: pytest.MonkeyPatch, c
     assert rows[0]["images_per_second"]["median"] < rows[1]["images_per_second"]["median"]
 
 
-@pytest.fixture
-def torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Have a shell script stand in for torchrun."""
-
-    def place(*lines: str) -> None:
-        script = tmp_path / "python"
-        script.write_text("\n".join(["#!/bin/sh", *lines]))
-        script.chmod(0o755)
-        monkeypatch.setattr("sys.executable", str(script))
-
-    return place
-
-
 def test_ranks_have_the_threads_that_were_asked_for_and_leave_nothing_where_runs_go(
-    torchrun: Callable[..., None], outputs: Path, tmp_path: Path
+    stand_in: Callable[..., None], outputs: Path, tmp_path: Path
 ):
     rows = "".join(json.dumps({"step": step, "seconds": seconds}) + "\\n" for step, seconds in ((5, 2.0), (10, 5.0)))
-    torchrun(
+    stand_in(
         f'echo "$*" > {tmp_path}/words',
         "mkdir -p $NORMLAB_OUTPUTS/name/run",
         f"printf '{rows}' > $NORMLAB_OUTPUTS/name/run/metrics.jsonl",
@@ -488,10 +475,10 @@ def test_ranks_have_the_threads_that_were_asked_for_and_leave_nothing_where_runs
 
 @pytest.mark.parametrize("said", ["error: device: none — choose one", "Killed"])
 def test_a_run_on_ranks_that_fails_says_why(
-    torchrun: Callable[..., None], capsys: pytest.CaptureFixture[str], said: str
+    stand_in: Callable[..., None], capsys: pytest.CaptureFixture[str], said: str
 ):
     """Behind a run's error comes what torchrun has to say of it."""
-    torchrun(f"echo '{said}' >&2", *(["echo FAILED >&2"] if said.startswith("error") else []), "exit 3")
+    stand_in(f"echo '{said}' >&2", *(["echo FAILED >&2"] if said.startswith("error") else []), "exit 3")
     assert benchmark.main(["scaling", "--axis", "ranks"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: ranks: a run on 1 rank(s) ended with 3 ({said.removeprefix('error: ')}) — ")

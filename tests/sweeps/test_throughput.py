@@ -215,19 +215,6 @@ def test_a_sweep_records_the_table_by_which_it_chose(normlab: Command, outputs: 
     assert [(run["state"], run["threads"]) for run in record["runs"]] == [("done", 4)] * 2
 
 
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Have a shell script stand in for the processes that train."""
-
-    def place(*lines: str) -> None:
-        script = tmp_path / "python"
-        script.write_text("\n".join(["#!/bin/sh", *lines]))
-        script.chmod(0o755)
-        monkeypatch.setattr("sys.executable", str(script))
-
-    return place
-
-
 def test_runs_that_are_tried_begin_together_each_with_its_share(stand_in: Callable[..., None], tmp_path: Path) -> None:
     # Each is ready a little later than the one before, and says how many it found ready when it was told to begin.
     stand_in(
