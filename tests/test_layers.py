@@ -84,7 +84,7 @@ MAY_IMPORT = {
         "rescoring",
         "training",
     },
-    "trial": {"assemble", "config", "footprint", "launching", "training"},
+    "trial": {"assemble", "config", "following", "footprint", "launching", "training"},
     "loading": {"assemble", "config", "evaluation", "networks", "outputs"},
     "footprint": {"assemble", "config", "networks", "outputs", "reports", "training"},
     "sweeps": {"composition", "config", "outputs", "training", *READERS},

@@ -3,18 +3,20 @@
 import io
 import logging
 import sys
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
 
 from normlab import assemble
 from normlab.assemble import Materials
 from normlab.config import RunConfig
-from normlab.distributed import Team
 from normlab.errors import ConfigurationError, DataError
 from normlab.outputs.environment import name_of, versions
 from normlab.ranks import Order, current
 from normlab.training.step import Step
+
+if TYPE_CHECKING:  # a run of one process never loads it
+    from normlab.distributed import Team
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ def hand_over(step: Step) -> None:
     current().lead(Order.START, file.getvalue())
 
 
-def follow(team: Team) -> NoReturn:
+def follow(team: "Team") -> NoReturn:
     """Do what the first rank says until it ends this process; what goes wrong here, it says."""
     logging.getLogger("normlab").setLevel(logging.CRITICAL)
     stderr = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
@@ -76,7 +78,7 @@ def follow(team: Team) -> NoReturn:
         raise
 
 
-def _follow(team: Team) -> NoReturn:
+def _follow(team: "Team") -> NoReturn:
     _, beginning = team.follow()
     assert isinstance(beginning, Beginning)
     _require_same_versions(beginning)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from normlab import assemble, config, launching
+from normlab import assemble, config, following, launching
 from normlab.config import RunConfig
 from normlab.errors import DONE, NormlabError
 from normlab.footprint import free_memory
@@ -34,8 +34,7 @@ def main(path: str, threads: str, seconds: str) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         try:
             settings = launching.checked(config.load(Path(path)), [])
-            torch.set_num_threads(int(threads))
-            device = assemble.choose_device(settings.device)
+            device = following.prepare(settings, int(threads))
             free = _free(device)
             step = _step(settings, device)
             _train(step, _WARM_SECONDS, _WARM_STEPS)
@@ -54,7 +53,6 @@ def main(path: str, threads: str, seconds: str) -> int:
 
 
 def _step(settings: RunConfig, device: torch.device) -> Step:
-    assemble.set_float32_precision(settings.precision)
     dataset = assemble.open_dataset(settings)
     return assemble.build_step(settings, dataset, assemble.open_batches(settings, dataset, device), device)
 
