@@ -165,6 +165,50 @@ def test_the_graph_survives_an_advance() -> None:
     assert layer.weight.grad is not None
 
 
+ALTOGETHER = [
+    ("weight", {}),
+    ("weight_strict", {"length": 2.0}),
+    ("weight_translated", {}),
+    ("adaptive", {"mode": "learned"}),
+    ("adaptive", {"mode": "learned", "granularity": "layer"}),
+    ("spectral", {}),
+    ("scaled_spectral", {}),
+    ("spectral_gamma", {}),
+    ("bidirectional_spectral", {}),
+    ("bidirectional_scaled_spectral", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "params"), ALTOGETHER, ids=lambda value: str(value))
+def test_what_layers_share_is_what_each_gives_alone_with_the_gradient_of_finite_differences(
+    name: str, params: dict[str, object]
+) -> None:
+    technique = TECHNIQUES.build(name, params)
+    every = [layer.double() for layer in (*layers(), *layers())]
+    parts = [
+        technique.weight(layer, PLACE._replace(position="last" if i else "hidden")) for i, layer in enumerate(every)
+    ]
+    built = [part.double() for part in parts if isinstance(part, Reparametrization)]
+    assert len(built) == len(every)
+    assert len({type(part) for part in built}) == 1
+    weights = [layer.weight for layer in every]
+    for number, (part, weight) in enumerate(zip(built, weights, strict=True)):
+        part.reset(weight, stream(number, "test"))
+        for factor in part.parameters():
+            factor.data += torch.rand_like(factor)
+    together = type(built[0]).effective(built, weights)
+
+    for part, weight, effective in zip(built, weights, together, strict=True):
+        torch.testing.assert_close(effective, part(weight), rtol=1e-12, atol=1e-14)
+    if "spectral" in name:
+        # Its vectors count as constants, so they must be those of the largest singular value for the true slope.
+        for part, weight in zip(built, weights, strict=True):
+            for _ in range(200):
+                part.advance(weight.data)
+    inputs = [*weights, *{factor for part in built for factor in part.parameters()}]
+    assert torch.autograd.gradcheck(lambda *_: tuple(type(built[0]).effective(built, weights)), inputs, fast_mode=True)
+
+
 @pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
 def test_strict_weight_norm_has_the_given_length_whatever_the_weight(layer: WeightLayer) -> None:
     layer.double()

@@ -68,7 +68,7 @@ def test_t4_and_t11_in_a_step_the_lengths_follow_the_whole_loss_at_the_weights_o
         along = (as_matrix(G, output_dimension(layer.layer)) * V).sum(dim=1)
         expected.append(part.S.detach() - 0.5 * (1 - 1 / 4) * along)  # one of four steps has passed
     before = lengths(step, "discriminator")
-    step.update_discriminator(0)
+    step.update_discriminator(0, step.weights_of_pass(step.state.generator))
 
     for old, new, formula in zip(before, lengths(step, "discriminator"), expected, strict=True):
         torch.testing.assert_close(new, formula, rtol=1e-5, atol=1e-6)  # both in float32

@@ -141,7 +141,7 @@ def test_i21_a_score_depends_on_other_images_where_a_technique_says_so(build_ste
 @pytest.mark.parametrize("technique", ["spectral", "bidirectional_spectral", "spectral_conv"])
 def test_vectors_are_exact_beside_low_precision(build_step: BuildStep, technique: str) -> None:
     step = build_step(f"normalization={technique}", "normalization.discriminator.advance=forward", "precision=bf16")
-    step.update_discriminator(0)
+    step.update_discriminator(0, step.weights_of_pass(step.state.generator))
     vectors = [
         value for name, value in step.state.discriminator.named_buffers() if name[-2:] in (".u", ".v", ".x", ".y")
     ]

@@ -177,7 +177,7 @@ def test_scales_are_those_of_adaptive_lengths(build_step: BuildStep) -> None:
             expected = [float(part.S.min()), float(part.S.mean()), float(part.S.max())]
             assert [row["scale_min"], row["scale_mean"], row["scale_max"]] == expected
             # The other lengths of the same vectors.
-            if not part.per_layer:
+            if part.dimension is not None:
                 assert row["row_norm_max"] == pytest.approx(float(part.S.max()), rel=1e-5)
 
 

@@ -157,7 +157,7 @@ def test_each_network_moves_in_its_own_update_alone(build_step: BuildStep) -> No
     step = build_step("normalization=both/batch")
     generator, discriminator = step.state.generator, step.state.discriminator
     before = copy.deepcopy(generator.state_dict())
-    step.update_discriminator(0)
+    step.update_discriminator(0, step.weights_of_pass(step.state.generator))
     assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
 
     before = copy.deepcopy(discriminator.state_dict())
@@ -185,7 +185,12 @@ def test_power_iterations_advance_once_per_own_update(build_step: BuildStep, mon
     assert counts == {"generator": 4, "discriminator": 3 * 4}  # of 4 layers each
 
 
-def test_spectral_normalization_adds_at_most_half_as_many_operations(build_step: BuildStep) -> None:
+@pytest.mark.parametrize(
+    ("technique", "most"), [("spectral", 1.5), ("weight", 1.4), ("adaptive", 1.6), ("bidirectional_spectral", 1.9)]
+)
+def test_normalization_adds_few_operations_as_layers_share_them(
+    build_step: BuildStep, technique: str, most: float
+) -> None:
     def operations(technique: str) -> int:
         step = build_step("architecture=sngan_resnet", f"normalization={technique}")
         step.take()
@@ -193,7 +198,25 @@ def test_spectral_normalization_adds_at_most_half_as_many_operations(build_step:
             step.take()
         return work.operations
 
-    assert operations("spectral") <= 1.5 * operations("none")
+    assert operations(technique) <= most * operations("none")
+
+
+def test_the_weights_of_a_generator_are_computed_once_for_all_updates_of_the_discriminator(
+    build_step: BuildStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = build_step("normalization=both/weight", "train.discriminator_steps=3")
+    computed: list[Network] = []
+    effective_weights = Network.effective_weights
+
+    def counted(network: Network) -> dict[str, Tensor]:
+        computed.append(network)
+        return effective_weights(network)
+
+    monkeypatch.setattr(Network, "effective_weights", counted)
+    step.take()
+
+    assert computed.count(step.state.generator) == 2  # and once more to be differentiated
+    assert computed.count(step.state.discriminator) == 3 + 1
 
 
 @pytest.mark.parametrize(("decay", "at", "expected"), [(0.75, 100, 0.75), (0.999, 0, 0.1), (0.999, 90, 0.91)])

@@ -179,9 +179,9 @@ class Network(nn.Module):
     @torch.no_grad()
     def adapt(self, gradients: Mapping[str, Tensor], elapsed: Elapsed) -> None:
         """Move what follows the gradients of the effective weights, by name, before the weights themselves move."""
-        for name, layer, reparametrization in self.reparametrized():
-            if reparametrization.uses_gradient:
-                reparametrization.adapt(layer.layer.weight, gradients[name], elapsed)
+        for kind, names, parts, weights in self._by_kind():
+            if parts[0].uses_gradient:
+                kind.adapt_all(parts, weights, [gradients[name] for name in names], elapsed)
 
     def advance(self) -> None:
         """Move the state that belongs to the weights, once after an update of this network."""
@@ -195,11 +195,12 @@ class Network(nn.Module):
                     kind.advance_all(parts, weights)
 
     def _by_kind(self) -> Iterator[tuple[type[Reparametrization], list[str], list[Reparametrization], list[Tensor]]]:
-        """Yield each kind of reparametrization with its layers: names and values of their weights."""
-        kinds: dict[type[Reparametrization], list[tuple[str, Reparametrization, Tensor]]] = {}
+        """Yield each kind of reparametrization with its layers that move alike: names and values of their weights."""
+        kinds: dict[Any, list[tuple[str, Reparametrization, Tensor]]] = {}
         for name, layer, part in self.reparametrized():
-            kinds.setdefault(type(part), []).append((name, part, layer.layer.weight))
-        for kind, members in kinds.items():
+            alike = type(part), part.uses_gradient, part.per_forward
+            kinds.setdefault(alike, []).append((name, part, layer.layer.weight))
+        for (kind, *_), members in kinds.items():
             names, parts, weights = map(list, zip(*members, strict=True))
             yield kind, names, parts, weights
 

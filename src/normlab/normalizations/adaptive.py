@@ -1,7 +1,7 @@
 """Adaptive weight normalization: lengths that follow their own gradient, outside the optimizer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypedDict, Unpack
 
 import torch
@@ -11,15 +11,13 @@ from normlab.normalizations.base import (
     TECHNIQUES,
     Elapsed,
     Position,
-    Reparametrization,
     Technique,
     WeightLayer,
-    as_matrix,
+    channels_of,
     output_dimension,
-    per_channel,
     technique_of_weights,
 )
-from normlab.normalizations.weight import SHORTEST, lengths
+from normlab.normalizations.weight import GivenLengths, lengths, slopes
 from normlab.settings import Horizon, Misfit, NonNegativeFloat, PositiveFloat
 
 Mode = Literal["descent", "ascent", "grad_norm", "learned"]
@@ -34,7 +32,7 @@ DECAYS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class AdaptiveWeightNorm(Reparametrization):
+class AdaptiveWeightNorm(GivenLengths):
     """W_k -> S_k V_k with V_k = W_k / |W_k|, where S moves by its own rule and V by the optimizer (Mishra 2019).
 
     With G the gradient of the loss with respect to the effective weight, and kappa(t) a decay over the training's
@@ -60,13 +58,11 @@ class AdaptiveWeightNorm(Reparametrization):
         init: float,
         bounds: tuple[float | None, float | None],
     ) -> None:
-        super().__init__()
-        self.output_dim = output_dimension(layer)
+        super().__init__(output_dimension(layer) if granularity == "channel" else None)
         self.alpha, self.decay, self.horizon = alpha, DECAYS[decay], horizon
         self.mode = mode
-        self.per_layer = granularity == "layer"
         self.init, self.bounds = init, bounds
-        count = 1 if self.per_layer else layer.weight.shape[self.output_dim]
+        count = 1 if self.dimension is None else channels_of(layer)
         # One that requires no gradient is left alone by the optimizer, and still averaged over updates.
         self.S = nn.Parameter(torch.full((count,), init, dtype=layer.weight.dtype), requires_grad=mode == "learned")
         self.uses_gradient = mode != "learned"
@@ -76,26 +72,40 @@ class AdaptiveWeightNorm(Reparametrization):
     def reset(self, weight: Tensor, rng: torch.Generator) -> None:
         self.S.fill_(self.init)
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * per_channel(self.S / self.lengths(weight), weight, self.output_dim)
+    def wanted(self) -> Tensor:
+        return self.S
 
     def adapt(self, weight: Tensor, gradient: Tensor, elapsed: Elapsed) -> None:
-        W, G = as_matrix(weight, self.output_dim), as_matrix(gradient, self.output_dim)
-        if self.mode == "grad_norm":
-            slope = G.norm().view(1) if self.per_layer else G.norm(dim=1)
+        self.adapt_all([self], [weight], [gradient], elapsed)
+
+    @classmethod
+    def adapt_all(
+        cls,
+        parts: Sequence["AdaptiveWeightNorm"],
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        elapsed: Elapsed,
+    ) -> None:
+        rule, dimensions = parts[0], [part.dimension for part in parts]
+        if rule.mode == "grad_norm":
+            slope = lengths(gradients, dimensions)
         else:
-            along = (G * W).sum(dim=1)
-            slope = (along.sum().view(1) if self.per_layer else along) / self.lengths(weight)
-        sign = -1.0 if self.mode == "descent" else 1.0
-        self.S.add_(sign * self.alpha * self.decay(elapsed(self.horizon)) * slope)
+            slope = slopes(weights, gradients, dimensions) / lengths(weights, dimensions)
+        sign = -1.0 if rule.mode == "descent" else 1.0
+        changes = sign * rule.alpha * rule.decay(elapsed(rule.horizon)) * slope
+        scales = [part.S for part in parts]
+        torch._foreach_add_(scales, changes.split([len(S) for S in scales]))  # pyright: ignore
 
     def advance(self, weight: Tensor) -> None:
-        if self.bounds != (None, None):
-            self.S.clamp_(*self.bounds)
+        self.advance_all([self], [weight])
 
-    def lengths(self, weight: Tensor) -> Tensor:
-        """Return |W_k| for each output channel k, or |W| for the layer; at least 1e-12."""
-        return weight.norm().view(1).clamp(min=SHORTEST) if self.per_layer else lengths(weight, self.output_dim)
+    @classmethod
+    def advance_all(cls, parts: Sequence["AdaptiveWeightNorm"], weights: Sequence[Tensor]) -> None:
+        scales, (least, most) = [part.S for part in parts], parts[0].bounds
+        if least is not None:
+            torch._foreach_clamp_min_(scales, least)  # pyright: ignore
+        if most is not None:
+            torch._foreach_clamp_max_(scales, most)  # pyright: ignore
 
 
 class Rule(TypedDict):

@@ -73,6 +73,14 @@ class Reparametrization(nn.Module):
         return [part(weight) for part, weight in zip(parts, weights, strict=True)]
 
     @classmethod
+    def adapt_all(
+        cls, parts: Sequence[Any], weights: Sequence[Tensor], gradients: Sequence[Tensor], elapsed: Elapsed
+    ) -> None:
+        """Adapt several layers of this kind, which may share operations between them."""
+        for part, weight, gradient in zip(parts, weights, gradients, strict=True):
+            part.adapt(weight, gradient, elapsed)
+
+    @classmethod
     def advance_all(cls, parts: Sequence[Any], weights: Sequence[Tensor]) -> None:
         """Advance several layers of this kind, which may share operations between them."""
         for part, weight in zip(parts, weights, strict=True):
@@ -157,15 +165,29 @@ def output_dimension(layer: WeightLayer) -> int:
     return 1 if isinstance(layer, nn.ConvTranspose2d) else 0
 
 
+def channels_of(layer: WeightLayer) -> int:
+    """Return how many output channels a layer has."""
+    return layer.weight.shape[output_dimension(layer)]
+
+
 def as_matrix(weight: Tensor, output_dim: int) -> Tensor:
     """Return a weight as the matrix [output channels, all else] whose norms the literature speaks of."""
     return (weight.transpose(0, output_dim) if output_dim else weight).flatten(1)
 
 
-def per_channel(values: Tensor, weight: Tensor, output_dim: int) -> Tensor:
-    """Return values [output channels] shaped so that they multiply a weight channel by channel."""
+def outside(weight: Tensor, dimension: int | None) -> list[int]:
+    """Return the dimensions of a weight but one, or all of them."""
+    return [other for other in range(weight.dim()) if other != dimension]
+
+
+def per_channel(values: Tensor, weight: Tensor, dimension: int | None) -> Tensor:
+    """Return values [channels] shaped so that they multiply a weight channel by channel of a dimension.
+
+    One value multiplies the whole weight where there is no dimension.
+    """
     shape = [1] * weight.dim()
-    shape[output_dim] = -1
+    if dimension is not None:
+        shape[dimension] = -1
     return values.view(shape)
 
 

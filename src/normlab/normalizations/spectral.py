@@ -77,37 +77,45 @@ def products(matrices: Sequence[Tensor], vectors: Sequence[Tensor], groups: list
 class DivideBySigma(torch.autograd.Function):
     """scale W / sigma(W) of several layers, where the gradient sees u and v as constants (Miyato et al. 2018, eq. 12).
 
-    With G the gradient with respect to W / sigma, that with respect to W is (G - <G, W / sigma> u v') / sigma.
+    sigma(W) is the mean of u' M v over the matrices M as which a weight is seen, each with its u and v. With G the
+    gradient with respect to W / sigma, that with respect to W is (G - <G, W / sigma> u v') / sigma, with the mean of
+    the u v' where there are several.
+
+    views: for each pair of u and v the number of its weight and the dimension that is the rows of its matrix.
     """
 
     @staticmethod
-    def forward(ctx: Any, forms: list[tuple[int, float]], *tensors: Tensor) -> tuple[Tensor, ...]:
-        count = len(forms)
-        weights, us, vs = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
-        matrices = [as_matrix(weight, dimension) for (dimension, _), weight in zip(forms, weights, strict=True)]
+    def forward(ctx: Any, scales: list[float], views: list[tuple[int, int]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        count = len(scales)
+        weights, us, vs = tensors[:count], tensors[count : count + len(views)], tensors[count + len(views) :]
+        matrices = [as_matrix(weights[number], dimension) for number, dimension in views]
         images = products(matrices, vs, by_shape(matrices))
-        sigmas = [torch.dot(u, image) for u, image in zip(us, images, strict=True)]
-        inverses = torch.stack(sigmas).reciprocal()
+        sigmas: list[list[Tensor]] = [[] for _ in scales]
+        for (number, _), u, image in zip(views, us, images, strict=True):
+            sigmas[number].append(torch.dot(u, image))
+        means = [of_one[0] if len(of_one) == 1 else torch.stack(of_one).mean() for of_one in sigmas]
+        inverses = torch.stack(means).reciprocal()
         divided = [weight * inverse for weight, inverse in zip(weights, inverses.unbind(), strict=True)]
-        ctx.forms = forms
+        ctx.scales, ctx.views, ctx.shares = scales, views, [1 / len(of_one) for of_one in sigmas]
         ctx.save_for_backward(inverses, *divided, *us, *vs)
-        return tuple(
-            weight if scale == 1 else scale * weight for (_, scale), weight in zip(forms, divided, strict=True)
-        )
+        return tuple(weight if scale == 1 else scale * weight for scale, weight in zip(scales, divided, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        count = len(gradients)
+        count, views = len(gradients), ctx.views
         inverses, *saved = ctx.saved_tensors
-        divided, us, vs = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        divided, us, vs = saved[:count], saved[count : count + len(views)], saved[count + len(views) :]
         along = torch.stack([each.sum() for each in torch._foreach_mul(gradients, divided)])  # pyright: ignore
-        results: list[Tensor] = []
-        rows = zip(ctx.forms, gradients, divided, us, vs, inverses.unbind(), (along * inverses).unbind(), strict=True)
-        for (dimension, scale), G, weight, u, v, inverse, share in rows:
-            outer = per_channel(share * u, weight, dimension), v.view(_without(weight.shape, dimension))
-            result = torch.addcmul(inverse * G, *outer, value=-1)
-            results.append(result if scale == 1 else scale * result)
-        return None, *results, *([None] * (2 * count))
+        slopes, results = (
+            (along * inverses).unbind(),
+            [G * inverse for G, inverse in zip(gradients, inverses.unbind(), strict=True)],
+        )
+        for (number, dimension), u, v in zip(views, us, vs, strict=True):
+            weight = divided[number]
+            outer = per_channel(slopes[number] * u, weight, dimension), v.view(_without(weight.shape, dimension))
+            results[number].addcmul_(*outer, value=-ctx.shares[number])
+        scaled = (result if scale == 1 else scale * result for scale, result in zip(ctx.scales, results, strict=True))
+        return None, None, *scaled, *([None] * (2 * len(views)))
 
 
 def _without(shape: Sequence[int], dimension: int) -> list[int]:
@@ -207,14 +215,7 @@ class SpectralNorm(DividedBySigma):
 
     @classmethod
     def effective(cls, parts: Sequence["SpectralNorm"], weights: Sequence[Tensor]) -> list[Tensor]:
-        vectors = [part.u for part in parts] + [part.v for part in parts]
-        # Copies, because power iteration changes u and v in place while a graph may still hold them.
-        copies = torch.cat(vectors).split([len(vector) for vector in vectors])
-        forms = [(part.dimension, part.scale) for part in parts]
-        divided: tuple[Tensor, ...] = DivideBySigma.apply(forms, *weights, *copies)
-        return [
-            weight if part.gain is None else part.gain * weight for part, weight in zip(parts, divided, strict=True)
-        ]
+        return divided(parts, weights, list(enumerate(parts)))
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.effective([self], [weight])[0]
@@ -223,6 +224,21 @@ class SpectralNorm(DividedBySigma):
         W = as_matrix(weight, self.dimension)
         # Copies, because power iteration changes u and v in place while a graph may still hold them.
         return torch.dot(self.u.clone(), W @ self.v.clone())
+
+
+def divided(
+    parts: Sequence[DividedBySigma], weights: Sequence[Tensor], views: Sequence[tuple[int, SpectralNorm]]
+) -> list[Tensor]:
+    """Return several weights divided by their sigmas, of which each has one view or the mean of several.
+
+    views: with the number of the weight that each is of.
+    """
+    vectors = [view.u for _, view in views] + [view.v for _, view in views]
+    # Copies, because power iteration changes u and v in place while a graph may still hold them.
+    copies = torch.cat(vectors).split([len(vector) for vector in vectors])
+    forms = [part.scale for part in parts], [(number, view.dimension) for number, view in views]
+    results: tuple[Tensor, ...] = DivideBySigma.apply(*forms, *weights, *copies)
+    return [weight if part.gain is None else part.gain * weight for part, weight in zip(parts, results, strict=True)]
 
 
 class SpectralNormWithGain(SpectralNorm):
@@ -251,20 +267,36 @@ class BidirectionalSpectralNorm(DividedBySigma):
         self.of_outputs = SpectralNorm(layer, dimension)
         self.of_inputs = SpectralNorm(layer, 1 - dimension) if layer.weight.dim() > 2 else None
 
+    def views(self) -> list[SpectralNorm]:
+        return [self.of_outputs] if self.of_inputs is None else [self.of_outputs, self.of_inputs]
+
+    @staticmethod
+    def views_of(parts: Sequence["BidirectionalSpectralNorm"]) -> list[tuple[int, SpectralNorm]]:
+        """Return the views of several layers, each with the number of its layer."""
+        return [(number, view) for number, part in enumerate(parts) for view in part.views()]
+
     def start(self, rng: torch.Generator) -> None:
-        self.of_outputs.start(rng)
-        if self.of_inputs is not None:
-            self.of_inputs.start(rng)
+        for view in self.views():
+            view.start(rng)
 
     def iterate(self, weight: Tensor, times: int) -> None:
-        self.of_outputs.iterate(weight, times)
-        if self.of_inputs is not None:
-            self.of_inputs.iterate(weight, times)
+        views = self.views()
+        SpectralNorm.iterate_all(views, [weight] * len(views), times)
+
+    @classmethod
+    def advance_all(cls, parts: Sequence["BidirectionalSpectralNorm"], weights: Sequence[Tensor]) -> None:
+        numbers, views = zip(*cls.views_of(parts), strict=True)
+        SpectralNorm.iterate_all(views, [weights[number] for number in numbers], parts[0].power_iterations)
+
+    @classmethod
+    def effective(cls, parts: Sequence["BidirectionalSpectralNorm"], weights: Sequence[Tensor]) -> list[Tensor]:
+        return divided(parts, weights, cls.views_of(parts))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.effective([self], [weight])[0]
 
     def sigma(self, weight: Tensor) -> Tensor:
-        if self.of_inputs is None:
-            return self.of_outputs.sigma(weight)
-        return 0.5 * (self.of_outputs.sigma(weight) + self.of_inputs.sigma(weight))
+        return torch.stack([view.sigma(weight) for view in self.views()]).mean()
 
 
 class SpectralConvolutionNorm(DividedBySigma):

@@ -12,10 +12,10 @@ from normlab.normalizations.base import (
     Reparametrization,
     Technique,
     WeightLayer,
-    as_matrix,
+    channels_of,
     output_dimension,
-    per_channel,
 )
+from normlab.normalizations.weight import GivenLengths
 
 EPS = 1e-8  # added to every length, as the authors' code does
 INITIAL_SLOPE = 0.25
@@ -39,28 +39,30 @@ class TranslatedPReLU(nn.Module):
         return above + a * (input - alpha - above) + alpha
 
 
-class UnitWeightNorm(Reparametrization):
+class UnitWeightNorm(GivenLengths):
     """W_k -> W_k / |W_k| for each output channel k, times the strides of a transposed convolution's square root.
 
     A pixel of a transposed convolution's output sees one tap in s_h s_w, so that its weight is that much longer
     (as the authors' code has it). With `affine` there is a learned gain, from 1.
     """
 
+    eps = EPS
+    length: Tensor  # [output channels]
+
     def __init__(self, layer: WeightLayer, affine: bool) -> None:
-        super().__init__()
-        self.output_dim = output_dimension(layer)
-        self.length = math.sqrt(math.prod(layer.stride)) if isinstance(layer, nn.ConvTranspose2d) else 1.0
-        channels = layer.weight.shape[self.output_dim]
-        self.gain = nn.Parameter(torch.ones(channels, dtype=layer.weight.dtype)) if affine else None
+        super().__init__(output_dimension(layer))
+        length = math.sqrt(math.prod(layer.stride)) if isinstance(layer, nn.ConvTranspose2d) else 1.0
+        ones = torch.ones(channels_of(layer), dtype=layer.weight.dtype)
+        self.register_buffer("length", length * ones, persistent=False)
+        self.gain = nn.Parameter(ones) if affine else None
 
     @torch.no_grad()
     def reset(self, weight: Tensor, rng: torch.Generator) -> None:
         if self.gain is not None:
             self.gain.fill_(1)
 
-    def forward(self, weight: Tensor) -> Tensor:
-        factor = self.length / (as_matrix(weight, self.output_dim).norm(dim=1) + EPS)
-        return weight * per_channel(factor if self.gain is None else self.gain * factor, weight, self.output_dim)
+    def wanted(self) -> Tensor:
+        return self.length if self.gain is None else self.gain * self.length
 
 
 class WeightNormalizedAddition(nn.Module):

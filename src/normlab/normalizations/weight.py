@@ -1,5 +1,8 @@
 """Weight normalization: the length and the direction of each output channel's weight, told apart."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,8 +12,9 @@ from normlab.normalizations.base import (
     Reparametrization,
     Technique,
     WeightLayer,
-    as_matrix,
+    channels_of,
     output_dimension,
+    outside,
     per_channel,
     technique_of_weights,
 )
@@ -20,12 +24,78 @@ FLATTEST = 1e-6  # standard deviation over a batch that counts as none
 SHORTEST = 1e-12  # that a channel of zeros counts as: it stays at zero, where the formula has NaN
 
 
-def lengths(weight: Tensor, output_dim: int) -> Tensor:
-    """Return |W_k| for each output channel k, [output channels], at least 1e-12."""
-    return as_matrix(weight, output_dim).norm(dim=1).clamp(min=SHORTEST)
+def lengths(weights: Sequence[Tensor], dimensions: Sequence[int | None]) -> Tensor:
+    """Return |W_k| for each channel k of several layers, one behind the other, at least 1e-12.
+
+    dimensions: of each weight that of its channels; where there is none, the whole weight counts as one channel.
+    """
+    rows = zip(weights, dimensions, strict=True)
+    norms = [torch.linalg.vector_norm(weight, dim=outside(weight, dimension)).view(-1) for weight, dimension in rows]
+    return torch.cat(norms).clamp(min=SHORTEST)
 
 
-class WeightNorm(Reparametrization):
+def slopes(weights: Sequence[Tensor], gradients: Sequence[Tensor], dimensions: Sequence[int | None]) -> Tensor:
+    """Return <G_k, W_k> for each channel k of several layers, one behind the other."""
+    products = torch._foreach_mul(gradients, weights)  # pyright: ignore  # torch has no public name for it
+    rows = zip(products, dimensions, strict=True)
+    return torch.cat([product.sum(outside(product, dimension)).view(-1) for product, dimension in rows])
+
+
+class GiveLengths(torch.autograd.Function):
+    """W_k -> L_k W_k / (|W_k| + eps) of several layers, which share what is computed per channel.
+
+    With f_k = L_k / (|W_k| + eps) and G the gradient with respect to the result, that with respect to L_k is
+    <G_k, W_k> f_k / L_k, and that with respect to W_k is f_k (G_k - <G_k, W_k> W_k / (|W_k| (|W_k| + eps))).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, dimensions: list[int | None], eps: float, *tensors: Tensor) -> tuple[Tensor, ...]:
+        count = len(dimensions)
+        weights, wanted = tensors[:count], tensors[count:]
+        found = lengths(weights, dimensions)
+        inverses = (found + eps if eps else found).reciprocal()
+        factors = torch.cat(wanted) * inverses
+        ctx.dimensions, ctx.sizes = dimensions, [len(each) for each in wanted]
+        ctx.save_for_backward(found, inverses, factors, *weights)
+        rows = zip(weights, factors.split(ctx.sizes), dimensions, strict=True)
+        return tuple(weight * per_channel(factor, weight, dimension) for weight, factor, dimension in rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        found, inverses, factors, *weights = ctx.saved_tensors
+        of_lengths = slopes(weights, gradients, ctx.dimensions) * inverses
+        shares = (factors * of_lengths / found).split(ctx.sizes)
+        results: list[Tensor] = []
+        rows = zip(weights, gradients, factors.split(ctx.sizes), shares, ctx.dimensions, strict=True)
+        for weight, G, factor, share, dimension in rows:
+            scaled = per_channel(factor, weight, dimension) * G
+            results.append(torch.addcmul(scaled, per_channel(share, weight, dimension), weight, value=-1))
+        return None, None, *results, *of_lengths.split(ctx.sizes)
+
+
+class GivenLengths(Reparametrization):
+    """W_k -> L_k W_k / (|W_k| + eps) for each channel k of a dimension, or for the whole weight where it has none."""
+
+    eps = 0.0
+
+    def __init__(self, dimension: int | None) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+    def wanted(self) -> Tensor:
+        """Return the lengths L [channels] that the effective weight is to have."""
+        raise NotImplementedError
+
+    @classmethod
+    def effective(cls, parts: Sequence["GivenLengths"], weights: Sequence[Tensor]) -> list[Tensor]:
+        dimensions, wanted = [part.dimension for part in parts], [part.wanted() for part in parts]
+        return list(GiveLengths.apply(dimensions, cls.eps, *weights, *wanted))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.effective([self], [weight])[0]
+
+
+class WeightNorm(GivenLengths):
     """W_k -> g_k W_k / |W_k| for each output channel k, with the length g learned (Salimans & Kingma 2016, eq. 2).
 
     g starts at |W_k|, so that at initialisation the network computes what it would without the technique. Lengths below
@@ -33,16 +103,15 @@ class WeightNorm(Reparametrization):
     """
 
     def __init__(self, layer: WeightLayer) -> None:
-        super().__init__()
-        self.output_dim = output_dimension(layer)
-        self.g = nn.Parameter(torch.ones(layer.weight.shape[self.output_dim], dtype=layer.weight.dtype))
+        super().__init__(output_dimension(layer))
+        self.g = nn.Parameter(torch.ones(channels_of(layer), dtype=layer.weight.dtype))
+
+    def wanted(self) -> Tensor:
+        return self.g
 
     @torch.no_grad()
     def reset(self, weight: Tensor, rng: torch.Generator) -> None:
-        self.g.copy_(lengths(weight, self.output_dim))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * per_channel(self.g / lengths(weight, self.output_dim), weight, self.output_dim)
+        self.g.copy_(lengths([weight], [self.dimension]))
 
 
 class FittedWeightNorm(WeightNorm):
@@ -73,19 +142,21 @@ class FittedWeightNorm(WeightNorm):
         return (t - mu.view(shape)) * scale.view(shape)
 
 
-class StrictWeightNorm(Reparametrization):
+class StrictWeightNorm(GivenLengths):
     """W_k -> length W_k / |W_k| for each output channel k: the length is what it is, and never learned."""
 
+    length: Tensor  # [output channels]
+
     def __init__(self, layer: WeightLayer, length: float) -> None:
-        super().__init__()
-        self.output_dim = output_dimension(layer)
-        self.length = length
+        super().__init__(output_dimension(layer))
+        constant = torch.full((channels_of(layer),), length, dtype=layer.weight.dtype)
+        self.register_buffer("length", constant, persistent=False)
 
     def reset(self, weight: Tensor, rng: torch.Generator) -> None:
         """There is no state."""
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * per_channel(self.length / lengths(weight, self.output_dim), weight, self.output_dim)
+    def wanted(self) -> Tensor:
+        return self.length
 
 
 @TECHNIQUES.register("weight")

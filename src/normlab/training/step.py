@@ -139,19 +139,22 @@ class Step:
         """Do all of a step that the device does, at the position where the state stands."""
         state = self.state
         scalars: Scalars = {}
+        of_generator: Weights | None = None  # which stands still while the discriminator moves
         for update in range(self.discriminator_steps):
-            scalars = self.update_discriminator(update)
+            with torch.no_grad():
+                of_generator = self.weights_of_pass(state.generator, of_generator)
+            scalars = self.update_discriminator(update, of_generator)
         scalars |= self.update_generator()
         if (averaged := state.averaged) is not None:
             share = self.inputs("averaged", lambda: torch.tensor(averaged.share(state.step)))
             averaged.update(state.generator, share)
         return scalars
 
-    def update_discriminator(self, update: int) -> Scalars:
+    def update_discriminator(self, update: int, of_generator: Weights) -> Scalars:
         generator, discriminator = self.state.generator, self.state.discriminator
         real = self.real_batch(update)
         with torch.no_grad(), self.autocast(), generator.frozen_statistics():
-            fake = self.generate(f"discriminator {update}", self.weights_of_pass(generator))
+            fake = self.generate(f"discriminator {update}", of_generator)
         weights = self.weights_of_pass(discriminator)
         # Two passes, never one over both: batch statistics of real and fake images together would tell them apart.
         with self.autocast():
