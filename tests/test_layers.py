@@ -15,6 +15,7 @@ READERS = {"progress", "reports", "threads"}
 FOR_ALL = {"errors", "settings", "registry", "randomness", "signals", "ranks", ""}
 MAY_IMPORT = {
     "errors": set[str](),
+    "saved_yaml": set[str](),
     "settings": set[str](),
     "registry": set[str](),
     "randomness": set[str](),
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "networks": {"normalizations"},
     "outputs": set[str](),
     "evaluation": {"data", "outputs"},
-    "config": set[str](),
+    "config": {"saved_yaml"},
     "training": {
         "config",
         "constraints",
@@ -109,9 +110,10 @@ MAY_IMPORT = {
 ONLY_THERE = {
     "hydra": {"composition.py"},
     "omegaconf": {"composition.py", "config.py"},
-    "matplotlib": {"outputs/plots.py"},
+    "matplotlib": {"outputs/plots.py", "reports/figures.py"},
     "torch.distributed": {"distributed.py"},
-    "scipy": {"reports/intervals.py"},
+    "scipy": {"reports/intervals.py", "reports/statistics.py"},
+    "jinja2": {"reports/page.py"},
     "torchmetrics": {"evaluation/classes.py"},
     "torch.utils.tensorboard": {"outputs/sinks.py"},
 }

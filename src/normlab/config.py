@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from normlab import saved_yaml
 from normlab.errors import Complaint, ConfigurationError
 from normlab.registry import unknown
 from normlab.settings import (
@@ -229,11 +229,8 @@ def write(config: Any) -> Tree:
 def load(path: Path) -> RunConfig:
     """Return the configuration saved at `path`; raise ConfigurationError if it cannot be read."""
     try:
-        text = path.read_text()
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("it refers to its own parts, which no run's does")  # and may unfold without end
-        tree = OmegaConf.to_container(OmegaConf.create(text))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        tree = saved_yaml.parse(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
         problem = f"cannot be read ({' '.join(str(error).split())})"
         raise ConfigurationError(str(path), problem, "bring it back, or name the folder of another run") from None
     if not isinstance(tree, dict) or not {"dataset", "architecture", "normalization", "train"} <= tree.keys():

@@ -1,6 +1,8 @@
 """`normlab report` on folders of runs that are made up, so that what it must say is known."""
 
+import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from normlab import config
 from normlab.config import EvaluationConfig, NormalizationConfig, OptimizerConfig, Part, RunConfig
@@ -93,7 +97,8 @@ def test_thirty_per_cent_faster_is_shown_as_that(normlab: Command, study: Path) 
     assert spectral["stability"]["loss/generator/variation"] == pytest.approx(2 / (2 + 2))
     assert shown.exit_code == 0
     assert "30 %" in shown.stdout
-    quality, stability, convergence = (shown.stdout.index(word) for word in ("Quality:", "Stability:", "Convergence:"))
+    words = ("Quality:", "Stability of", "Convergence:")
+    quality, stability, convergence = (shown.stdout.index(word) for word in words)
     assert quality < stability < convergence
 
 
@@ -154,7 +159,7 @@ def test_a_run_that_went_on_after_a_collapse_is_told_beside_those_that_are_done(
 
     assert (layer["found"], none["found"]) == ({"collapsed": 1, "dead": 1}, {"collapsed": 0, "dead": 0})
     assert layer["runs"][0]["found"] == {"collapsed": 400, "dead": 100}
-    assert "done  but collapsed  but dead  diverged" in shown.stdout
+    assert "but collapsed  but dead" in shown.stdout
 
 
 def test_a_baseline_that_diverged_leaves_the_others_their_numbers(normlab: Command, tmp_path: Path) -> None:
@@ -387,3 +392,90 @@ def test_reading_runs_imports_no_torch(study: Path) -> None:
     )
 
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_report_is_one_page_and_its_parts_as_files(normlab: Command, study: Path, tmp_path: Path) -> None:
+    shown = normlab("report", str(study), "--out", str(tmp_path / "out"), "--json")
+    (comparison,) = json.loads(shown.stdout)["comparisons"]
+    page = (tmp_path / "out/report.html").read_text()
+    files = {
+        path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")
+    }
+
+    assert json.loads(files["report.json"])["comparisons"] == [comparison]
+    assert {f"tables/quality.{ending}" for ending in ("csv", "md", "tex")} < {*files}
+    assert {"figures/curves.svg", "figures/curves.png", "figures/finals.svg", "tables/settings.csv"} < {*files}
+    rows = {row["arm"]: row for row in csv.DictReader(files["tables/quality.csv"].decode().splitlines())}
+    for described in comparison["arms"]:
+        assert float(rows[described["arm"]]["frechet_distance"]) == described["quality"]["mean"]
+    # Whole by itself, and the answer comes first.
+    assert not re.search(r"(?:src|srcset)=\"(?!data:)", page)
+    assert "<link" not in page
+    assert page.index("There are fewer than 5 seeds") < page.index("<table")
+    assert f"normlab report {study}" in page
+    # The same runs give the same bytes.
+    normlab("report", str(study), "--out", str(tmp_path / "out"), "--json")
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in files} == files
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shift", "verdict", "opening"),
+    [
+        (5, -30, "better", "G:batch D:layer is better than the baseline G:batch D:none"),
+        (5, 30, "worse", "Worse than the baseline: G:batch D:layer, G:batch D:spectral."),
+        (5, 0.01, "not separable", "No arm is separable from the baseline G:batch D:none"),
+        (4, -30, "fewer than 5 seeds: nothing is said", "There are fewer than 5 seeds"),
+    ],
+)
+def test_a_difference_is_one_only_from_five_seeds_and_after_correction(
+    normlab: Command, tmp_path: Path, seeds: int, shift: float, verdict: str, opening: str
+) -> None:
+    """Against SciPy's tests of the same numbers; both arms that are held against the baseline have the same p."""
+    for seed in range(seeds):
+        own = 50 + seed + (seed % 2) / 7
+        fabricate(tmp_path / f"none{seed}", arm("none", seed), [99, 50 + seed])
+        for technique in ("spectral", "layer"):
+            fabricate(tmp_path / f"{technique}{seed}", arm(technique, seed), [99, own + shift])
+    (comparison,) = compared(normlab, str(tmp_path), "--out", str(tmp_path / "out"))
+    baseline, spectral = (by_label(comparison)[f"G:batch D:{name}"] for name in ("none", "spectral"))
+    told = spectral["difference"]
+    values = [[run["final"]["value"] for run in each["runs"]] for each in (spectral, baseline)]
+    welch, paired = stats.ttest_ind(*values, equal_var=False), stats.ttest_rel(*values)
+
+    assert told["verdict"] == verdict
+    assert told["welch"]["p"] == pytest.approx(welch.pvalue)
+    assert [told["welch"]["low"], told["welch"]["high"]] == pytest.approx([*welch.confidence_interval()])
+    assert told["paired"]["p"] == pytest.approx(paired.pvalue)
+    assert told["p"] == pytest.approx(min(1, 2 * welch.pvalue))  # Holm's for two equal ones
+    assert told["correlation"] == pytest.approx(stats.pearsonr(*values).statistic)
+    interval = stats.t.interval(0.95, seeds - 1, loc=np.mean(values[0]), scale=stats.sem(values[0]))
+    assert [spectral["quality"]["low"], spectral["quality"]["high"]] == pytest.approx([*interval])
+    answer = re.search(r'class="answer">(.*?)</p>', (tmp_path / "out/report.html").read_text())
+    assert answer is not None
+    assert answer[1].startswith(opening)
+
+
+def test_runs_may_be_told_apart_by_some_settings_and_averaged_over_others(normlab: Command, tmp_path: Path) -> None:
+    for technique, best in (("none", 20.0), ("spectral", 10.0)):
+        for seed in range(2):
+            for lr, worse in ((1e-4, 0.0), (4e-4, 4.0)):
+                settings = arm(technique, seed, optimizer=OptimizerConfig(params={"lr": lr}))
+                fabricate(tmp_path / f"{technique}{lr}{seed}", settings, [99, best + worse + seed])
+    every = by_label(*compared(normlab, str(tmp_path)))
+    pooled = by_label(*compared(normlab, str(tmp_path), "--by", "normalization"))
+
+    assert len(every) == 4
+    assert [*pooled] == ["G:batch D:none", "G:batch D:spectral"]
+    assert pooled["G:batch D:spectral"]["pooled"] == ["optimizer.lr"]
+    assert pooled["G:batch D:spectral"]["quality"]["mean"] == pytest.approx(12.5)
+    # Pairs have the seed and the rate in common: every one differs by ten.
+    assert pooled["G:batch D:spectral"]["difference"]["correlation"] == pytest.approx(1)
+    refused = normlab("report", str(tmp_path), "--by", "optimizer.rate")
+    assert (refused.exit_code, "optimizer.lr" in refused.stderr) == (2, True)
+
+
+def test_precisions_are_never_mixed(normlab: Command, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        fabricate(tmp_path / precision, arm("none", precision=precision), [99, 50])
+
+    assert [each["precision"] for each in compared(normlab, str(tmp_path))] == ["bf16", "fp32"]

@@ -9,12 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from normlab.outputs.atomic import write_atomically
-
-SIDE = 256  # of a plot of points
-PADDING = 2  # black pixels around every image of a grid
+from normlab.outputs.grid_layout import COLUMNS, PADDING, SIDE
 
 
-def save_grid(images: Tensor, path: Path, columns: int = 8) -> Tensor:
+def save_grid(images: Tensor, path: Path, columns: int = COLUMNS) -> Tensor:
     """Write float images [n, c, h, w] in [-1, 1] as one PNG, row by row, and return it as uint8 [c, H, W].
 
     Points, [n, 2, 1, 1], are written as a plot of them. Equal images give equal bytes. Raises ResourceError if the file
@@ -38,7 +36,7 @@ def read_image(path: Path) -> Tensor:
     return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)
 
 
-def arrange(images: Tensor, columns: int = 8) -> Tensor:
+def arrange(images: Tensor, columns: int = COLUMNS) -> Tensor:
     """Lay out images [n, c, h, w] in rows, padded all around, and return [c, H, W]; a short last row ends in black."""
     count, channels, height, width = images.shape
     columns = min(columns, count)

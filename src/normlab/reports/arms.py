@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -20,30 +20,41 @@ TECHNIQUES = ("normalization.generator.name", "normalization.discriminator.name"
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in the seed alone.
+    """Runs that differ in the seed alone, or in what they are not told apart by.
 
-    settings: what determines how they train, by dotted key, and the names of the penalties.  label: the techniques, and
-    whatever else differs from the arms beside it.
+    settings: what determines how all of them train, by dotted key, and the names of the penalties.  label: the
+    techniques, and whatever else differs from the arms beside it.  pooled: the keys in which its runs differ.
     """
 
     label: str
     settings: Mapping[str, Any]
     runs: Sequence[Run]
+    pooled: Sequence[str] = ()
 
     def functions(self) -> dict[str, Any]:
         """Return the settings that say which functions are minimised."""
         return {key: value for key, value in self.settings.items() if key.split(".")[0] in ("loss", "penalty")}
 
 
-def by_protocol(runs: Iterable[Run]) -> dict[tuple[str, str | None], list[Run]]:
-    """Return runs by data set and protocol; one without a protocol goes with the most of its data set."""
-    groups: dict[tuple[str, str | None], list[Run]] = {}
+class Kind(NamedTuple):
+    """What runs must have in common to stand in one table."""
+
+    dataset: str
+    precision: str
+    protocol: str | None
+
+
+def by_kind(runs: Iterable[Run]) -> dict[Kind, list[Run]]:
+    """Return runs by kind; one without a protocol goes with the most that are like it otherwise."""
+    groups: dict[Kind, list[Run]] = {}
     for run in runs:
-        groups.setdefault((_settings(run)["dataset.name"], protocol_of(run.evaluations)), []).append(run)
-    for data, protocol in list(groups):
-        others = [key for key in groups if key[0] == data and key[1] is not None]
-        if protocol is None and others:
-            groups[max(others, key=lambda key: len(groups[key]))] += groups.pop((data, None))
+        settings = settings_of(run)
+        kind = Kind(settings["dataset.name"], str(settings["precision"]), protocol_of(run.evaluations))
+        groups.setdefault(kind, []).append(run)
+    for kind in list(groups):
+        others = [key for key in groups if key[:2] == kind[:2] and key.protocol is not None]
+        if kind.protocol is None and others:
+            groups[max(others, key=lambda key: len(groups[key]))] += groups.pop(kind)
     return groups
 
 
@@ -53,18 +64,62 @@ def same_settings(runs: Iterable[Run]) -> list[list[Run]]:
     That is the one that got furthest, of equals one that was not set aside by `fresh=true`. Runs that were to be
     evaluated otherwise are one, too, where their numbers are of the same protocol all the same.
     """
-    alike = _gathered(([run] for run in runs), lambda run: [_settings(run), _seed(run), _evaluation(run)])
-    return _gathered(alike, lambda run: [_settings(run), _seed(run), protocol_of(run.evaluations) or _evaluation(run)])
+    alike = _gathered(([run] for run in runs), lambda run: [settings_of(run), _seed(run), _evaluation(run)])
+    return _gathered(
+        alike, lambda run: [settings_of(run), _seed(run), protocol_of(run.evaluations) or _evaluation(run)]
+    )
 
 
-def arms(runs: Iterable[Run]) -> list[Arm]:
-    """Return the arms that runs make, in the order of their first runs."""
+def arms(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Arm]:
+    """Return the arms that runs make, in the order of their first runs.
+
+    by: keys that tell arms apart, or parts of them (`normalization`, `optimizer.lr`); runs that differ in others alone
+    are then one arm. Raises ConfigurationError for one that no run has.
+    """
+    told = {run.path: settings_of(run) for run in runs}
+    known = dict.fromkeys(key for settings in told.values() for key in settings)
+    for part in by:
+        if not any(_is_of(key, part) for key in known):
+            raise ConfigurationError.of([unknown("--by", part, [*known], "a setting")])
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(_settings(run), sort_keys=True), []).append(run)
-    settings = [_settings(group[0]) for group in groups.values()]
-    labels = _labels(settings)
-    return [Arm(*parts) for parts in zip(labels, settings, groups.values(), strict=True)]
+        own = told[run.path]
+        chosen = {key: value for key, value in own.items() if not by or any(_is_of(key, part) for part in by)}
+        groups.setdefault(json.dumps(chosen, sort_keys=True), []).append(run)
+    made: list[tuple[dict[str, Any], list[Run], list[str]]] = []
+    for group in groups.values():
+        first, *others = (told[run.path] for run in group)
+        pooled = [
+            key
+            for key in dict.fromkeys(key for settings in (first, *others) for key in settings)
+            if any(settings.get(key, ...) != first.get(key, ...) for settings in others)
+        ]
+        made.append(({key: value for key, value in first.items() if key not in pooled}, group, pooled))
+    labels = _labels([settings for settings, _, _ in made])
+    return [Arm(label, *parts) for label, parts in zip(labels, made, strict=True)]
+
+
+def short_labels(arms: Sequence[Arm], without: str | None = None) -> list[str]:
+    """Return labels without what all arms have in common, for a picture; whole ones where both techniques differ.
+
+    without: a key that is told otherwise.
+    """
+    varying = [key for key in TECHNIQUES if len({arm.settings.get(key) for arm in arms}) > 1]
+    keys = [key for key in _differing([arm.settings for arm in arms]) if key != without]
+    labels: list[str] = []
+    for arm in arms:
+        words = [f"{key.removesuffix('.name')}={arm.settings[key]}" for key in keys if key in arm.settings]
+        pair = [f"{side}:{arm.settings.get(key, 'several')}" for side, key in zip("GD", TECHNIQUES, strict=True)]
+        if len(varying) == 1:
+            pair = [str(arm.settings.get(varying[0], "several"))]
+        labels.append(" ".join(words if not varying and words else [*pair, *words]))
+    return labels if len({*labels}) == len(labels) else [arm.label for arm in arms]
+
+
+def differing(arms: Sequence[Arm]) -> list[str]:
+    """Return every key in which arms differ, and those that only some have."""
+    keys = dict.fromkeys(key for arm in arms for key in arm.settings)
+    return [key for key in keys if len({json.dumps(arm.settings.get(key)) for arm in arms}) > 1]
 
 
 def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
@@ -75,8 +130,8 @@ def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
     out. Raises ConfigurationError if a key is none of theirs, or not exactly one arm has the values.
     """
     if not wanted:
-        bare = [arm for arm in arms if arm.settings[TECHNIQUES[1]] == "none"]
-        return max(bare or arms[:1], key=lambda arm: (arm.settings["penalty"] == "none", len(arm.runs)))
+        bare = [arm for arm in arms if arm.settings.get(TECHNIQUES[1]) == "none"]
+        return max(bare or arms[:1], key=lambda arm: (arm.settings.get("penalty") == "none", len(arm.runs)))
     keys = {key: key if any(key in arm.settings for arm in arms) else f"{key}.name" for key in wanted}
     for key, full in keys.items():
         if not any(full in arm.settings for arm in arms):
@@ -112,7 +167,12 @@ def _labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _label(arm: Mapping[str, Any], keys: Iterable[str]) -> str:
     others = [f"{key.removesuffix('.name')}={arm[key]}" for key in keys if key in arm]
-    return " ".join([f"G:{arm[TECHNIQUES[0]]} D:{arm[TECHNIQUES[1]]}", *others])
+    generator, discriminator = (arm.get(key, "several") for key in TECHNIQUES)
+    return " ".join([f"G:{generator} D:{discriminator}", *others])
+
+
+def _is_of(key: str, part: str) -> bool:
+    return key == part or key.startswith(f"{part}.")
 
 
 def _differing(arms: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -133,7 +193,7 @@ def _differing(arms: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in dict.fromkeys(key for arm in arms for key in arm if key not in TECHNIQUES) if differs(key)]
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def settings_of(run: Run) -> dict[str, Any]:
     """Return what determines how a run trains, but for its seed.
 
     How it is evaluated does not, and may change on its way: its numbers are of the protocol that their rows tell.

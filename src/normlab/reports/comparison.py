@@ -1,22 +1,27 @@
 """Arms side by side: how good, how steady and how fast, in numbers over their seeds."""
 
+import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from normlab.outputs import plain_json
 from normlab.outputs.run_dir import ENDINGS, RunDir
 from normlab.outputs.sinks import JsonLines
 from normlab.reports import arms as grouping
 from normlab.reports import convergence
-from normlab.reports.arms import Arm
+from normlab.reports.arms import Arm, Kind
 from normlab.reports.convergence import UNITS, Point, Speedup
-from normlab.reports.measured import Measured, Unmeasurable, measured
+from normlab.reports.measured import Measured, Unmeasurable, is_finite, measured
 from normlab.reports.runs import Run
+from normlab.reports.series import Array, Layers, layers_of, scalars_of
 from normlab.reports.stability import last_half, log_interval, stability
+from normlab.reports.statistics import Contrast, Mean, adjusted, contrast, mean
 
 # Numbers of stability that depend on which function the loss is, and on how often it was logged.
 OF_THE_LOSS = ("loss/", "score_gap/", "gradient_norm/")
@@ -26,13 +31,25 @@ OF_THE_LOSS = ("loss/", "score_gap/", "gradient_norm/")
 class Ended:
     """What a run that has ended brings to a comparison; one that diverged, or that its collapse ended, points alone.
 
-    final: the metric at the last evaluation.  last_step, log_interval: of its logged rows.  machine: where it trained.
+    twin: its seed, and what its arm is pooled over: by it runs of two arms make a pair.  final: the metric at the last
+    evaluation.  best: that of the best checkpoint, scored again from other latents.  noise: deviation of the last
+    evaluation over sets of latents.  scores: every metric at the last evaluation.  images_per_second,
+    step_milliseconds: of training alone.  scalars, layers: what is drawn of its rows.  last_step, log_interval: of its
+    logged rows.  machine: where it trained.
     """
 
     run: Run
     seed: int
+    twin: str
     points: list[Point]
     final: Measured
+    best: float | None
+    noise: float | None
+    scores: dict[str, float]
+    images_per_second: float | None
+    step_milliseconds: float | None
+    scalars: dict[str, Array]
+    layers: dict[str, Layers]
     stability: dict[str, Measured]
     last_step: int
     log_interval: float | None
@@ -89,14 +106,24 @@ class Terms:
 class Result:
     """An arm in a comparison: means over its runs that are done, and times over all that have ended.
 
-    quality, deviation: mean and standard deviation of the final values.  reached: how many of the `timed` runs reached
-    the level.  times: restricted means of theirs, by unit.
+    values: the final value of each run that was to have one, None where it did not survive, by what makes pairs.
+    quality: the mean of those that survived.  contrast: with the baseline, None of itself; `p` is the one of it that
+    decides, corrected for the number of arms.  best, scores, speed, step_milliseconds: means of what runs have.  noise:
+    of evaluations, the root of the mean variance.  reached: how many of the `timed` runs reached the level.  times:
+    restricted means of theirs, by unit.
     """
 
     arm: Arm
     ended: list[Ended]
-    quality: float | None
-    deviation: float | None
+    values: dict[str, float | None]
+    quality: Mean | None
+    contrast: Contrast | None
+    p: float | None
+    best: Mean | None
+    noise: float | None
+    scores: dict[str, Mean]
+    speed: Mean | None
+    step_milliseconds: Mean | None
     stability: dict[str, float | None]
     area: float | None
     timed: int
@@ -107,6 +134,10 @@ class Result:
     def count(self, *states: str) -> int:
         return sum(run.state in states for run in self.arm.runs)
 
+    @property
+    def survived(self) -> int:
+        return sum(value is not None for value in self.values.values())
+
     def found(self, state: str) -> int:
         """Return how many of the runs that are done were found in a state on their way: `collapsed`, `dead`."""
         return sum(run.is_done and state in run.found for run in self.ended)
@@ -114,10 +145,9 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Arms on one data set by one protocol, the baseline first; `notes` say what a reader must know of the numbers."""
+    """Arms whose numbers may stand side by side, the baseline first; `notes` say what a reader must know of them."""
 
-    dataset: str
-    protocol: str | None
+    kind: Kind
     terms: Terms
     results: list[Result]
     notes: list[str]
@@ -125,31 +155,36 @@ class Comparison:
 
 def compare(
     runs: Sequence[Run],
-    dataset: str,
-    protocol: str | None,
+    kind: Kind,
     *,
     metric: str | None = None,
     level: float | None = None,
     baseline: Mapping[str, str] | None = None,
+    by: Sequence[str] = (),
 ) -> Comparison:
-    """Compare the arms that runs of one data set make, no two of them with the same settings and seed.
+    """Compare the arms that runs of one kind make, no two of them with the same settings and seed.
 
     metric: by default the first of `convergence.METRICS` that the runs have.  level: by default the baseline's median
-    final value.  baseline: as `arms.baseline` takes it, whose errors this raises.
+    final value.  baseline, by: as `arms.baseline` and `arms.arms` take them, whose errors this raises.
     """
+    protocol = kind.protocol
     metric = metric or next(iter(metrics(runs, protocol)), convergence.METRICS[0])
-    arms = grouping.arms(runs)
+    arms = grouping.arms(runs, by)
     first = grouping.baseline(arms, baseline or {})
     arms = [first, *(arm for arm in arms if arm is not first)]
-    ended = [[_read(run, metric, protocol) for run in arm.runs if run.state in ENDINGS] for arm in arms]
+    ended = [[_read(run, arm, metric, protocol) for run in arm.runs if run.state in ENDINGS] for arm in arms]
     terms = _terms(ended, metric, level)
     interval = next((run.log_interval for own in ended for run in own if run.is_done), None)
     results = [
-        _result(arm, [_beside(run, arm, first, interval) for run in own], ended[0], terms)
+        _result(arm, [_beside(run, arm, first, interval) for run in own], first, ended[0], terms)
         for arm, own in zip(arms, ended, strict=True)
     ]
+    results = _corrected(results)
     return Comparison(
-        dataset=dataset, protocol=protocol, terms=terms, results=results, notes=list(_notes(results, protocol, terms))
+        kind=kind,
+        terms=terms,
+        results=results,
+        notes=list(_notes(results, protocol, terms)),
     )
 
 
@@ -159,7 +194,7 @@ def metrics(runs: Iterable[Run], protocol: str | None) -> list[str]:
     return [name for name in convergence.METRICS if any(row.get(name) is not None for row in rows)]
 
 
-def _read(run: Run, metric: str, protocol: str | None) -> Ended:
+def _read(run: Run, arm: Arm, metric: str, protocol: str | None) -> Ended:
     assert run.settings is not None
     run_dir = RunDir(run.path)
     rows, spectra = JsonLines(run_dir.metrics).rows(), JsonLines(run_dir.spectra).rows()
@@ -167,8 +202,16 @@ def _read(run: Run, metric: str, protocol: str | None) -> Ended:
     return Ended(
         run=run,
         seed=run.settings.seed,
+        twin=_twin(run, arm),
         points=points,
         final=measured(partial(_final, run, points, metric)),
+        best=_best(run_dir, metric, protocol) if run.state == "done" else None,
+        noise=_noise(run, metric, protocol),
+        scores=convergence.last_scores(run.evaluations, protocol) if run.state == "done" else {},
+        images_per_second=_median(row.get("images_per_second") for row in rows),
+        step_milliseconds=_step_milliseconds(run, rows),
+        scalars=scalars_of(rows),
+        layers=layers_of(spectra),
         stability=stability(rows, spectra, last_half(rows)) if run.state == "done" else {},
         last_step=rows[-1]["step"] if rows else 0,
         log_interval=log_interval(rows),
@@ -184,6 +227,40 @@ def _final(run: Run, points: Sequence[Point], metric: str) -> float:
     if (value := points[-1].value) is None:
         raise Unmeasurable(f"the last evaluation is flagged or has no {metric}, so there is no final value")
     return value
+
+
+def _twin(run: Run, arm: Arm) -> str:
+    assert run.settings is not None
+    settings = grouping.settings_of(run) if arm.pooled else {}
+    return json.dumps([run.settings.seed, *(settings.get(key) for key in arm.pooled)])
+
+
+def _best(run_dir: RunDir, metric: str, protocol: str | None) -> float | None:
+    row = plain_json.read(run_dir.best)
+    value = row.get(metric)
+    return value if row.get("protocol") == protocol and not row.get("flags") and is_finite(value) else None
+
+
+def _noise(run: Run, metric: str, protocol: str | None) -> float | None:
+    """Return the deviation of the newest evaluation that was repeated, None where none was."""
+    for row in reversed(run.evaluations):
+        values = [each.get(metric) for each in row.get("repeats") or () if is_finite(each.get(metric))]
+        if row.get("protocol") == protocol and len(values) > 1:
+            return statistics.stdev(values)
+    return None
+
+
+def _median(values: Iterable[Any]) -> float | None:
+    known = [value for value in values if is_finite(value)]
+    return statistics.median(known) if known else None
+
+
+def _step_milliseconds(run: Run, rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return what a step takes by the speed of the logged rows, which leaves out what stands between steps."""
+    assert run.settings is not None
+    train = run.settings.train
+    speed = _median(row.get("images_per_second") for row in rows)
+    return 1000 * train.batch_size * train.discriminator_steps / speed if speed else None
 
 
 def _machine(run_dir: RunDir) -> str:
@@ -222,9 +299,12 @@ def _terms(ended: Sequence[Sequence[Ended]], metric: str, level: float | None) -
     )
 
 
-def _result(arm: Arm, own: list[Ended], baseline: Sequence[Ended], terms: Terms) -> Result:
+def _result(arm: Arm, own: list[Ended], first: Arm, baseline: Sequence[Ended], terms: Terms) -> Result:
     done = [run for run in own if run.is_done]
-    finals = [run.final.value for run in done if run.final.value is not None]
+    values, others_values = _values(arm, own), _values(first, baseline)
+    higher = terms.metric in convergence.HIGHER_IS_BETTER
+    noises = [run.noise for run in done if run.noise is not None]
+    scores = dict.fromkeys(name for run in done for name in run.scores)
     keys = dict.fromkeys(key for run in done for key in run.stability)
     units = terms.horizon if terms.level is not None else {}
     times, others = ({unit: terms.times(runs, unit) for unit in units} for runs in (own, baseline))
@@ -233,8 +313,15 @@ def _result(arm: Arm, own: list[Ended], baseline: Sequence[Ended], terms: Terms)
     return Result(
         arm=arm,
         ended=own,
-        quality=_mean(run.final for run in done),
-        deviation=statistics.stdev(finals) if len(finals) > 1 else None,
+        values=values,
+        quality=mean([value for value in values.values() if value is not None]),
+        contrast=None if arm is first else contrast(values, others_values, higher_is_better=higher),
+        p=None,
+        best=_mean_of(run.best for run in done),
+        noise=math.sqrt(statistics.fmean(noise**2 for noise in noises)) if noises else None,
+        scores={name: average for name in scores if (average := _mean_of(run.scores.get(name) for run in done))},
+        speed=_mean_of(run.images_per_second for run in done),
+        step_milliseconds=_mean_of(run.step_milliseconds for run in done),
         stability={key: _mean(run.stability[key] for run in done if key in run.stability) for key in keys},
         area=_mean(terms.area(run) for run in done),
         timed=len(steps),
@@ -244,6 +331,24 @@ def _result(arm: Arm, own: list[Ended], baseline: Sequence[Ended], terms: Terms)
             unit: convergence.speedup(times[unit], others[unit], units[unit]) for unit in units if not is_baseline
         },
     )
+
+
+def _corrected(results: Sequence[Result]) -> list[Result]:
+    """Return results with their p corrected for the number of arms that are held against the baseline."""
+    ps = {number: each.contrast.p for number, each in enumerate(results) if each.contrast is not None}
+    known = {number: p for number, p in ps.items() if p is not None}
+    corrected = dict(zip(known, adjusted([*known.values()]), strict=True))
+    return [replace(each, p=corrected.get(number)) for number, each in enumerate(results)]
+
+
+def _values(arm: Arm, ended: Iterable[Ended]) -> dict[str, float | None]:
+    """Return final values by pairs, None of a run that did not survive or has failed, none of an unfinished one."""
+    values = {run.twin: run.final.value for run in ended if run.final.value is not None or not run.is_done}
+    return {**{_twin(run, arm): None for run in arm.runs if run.state == "failed"}, **values}
+
+
+def _mean_of(values: Iterable[float | None]) -> Mean | None:
+    return mean([value for value in values if value is not None])
 
 
 def _mean(numbers: Iterable[Measured]) -> float | None:

@@ -54,6 +54,14 @@ def curve(rows: Rows, metric: str, protocol: str | None) -> list[Point]:
     ]
 
 
+def last_scores(rows: Rows, protocol: str | None) -> dict[str, float]:
+    """Return every metric of the last evaluation by one protocol, of the same generator as `curve`; flagged, none."""
+    own = [row for row in rows if row.get("protocol") == protocol]
+    name = "averaged" if any(row.get("generator") == "averaged" for row in own) else "live"
+    last = next((row for row in reversed(own) if row.get("generator") == name), {})
+    return {metric: value for metric in METRICS if (value := _value(last, metric)) is not None}
+
+
 def reached(points: Sequence[Point], level: float, metric: str) -> Point | None:
     """Return the first evaluation whose value is at the level or better."""
     sign = 1 if metric in HIGHER_IS_BETTER else -1

@@ -2,8 +2,11 @@
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from normlab import config
@@ -11,9 +14,11 @@ from normlab.errors import DONE, ConfigurationError
 from normlab.outputs import plain_json
 from normlab.outputs.run_dir import ENDINGS
 from normlab.registry import unknown
-from normlab.reports import arms, convergence, tables, terminal
-from normlab.reports.comparison import Comparison, Ended, compare, metrics
+from normlab.reports import arms, convergence, files, sections, tables
+from normlab.reports.comparison import Comparison, Ended, Result, compare, metrics
 from normlab.reports.runs import Run, find_runs
+from normlab.reports.statistics import Mean
+from normlab.reports.tables import Table
 from normlab.verbs.arguments import Arguments, existing_folders
 
 DESCRIPTION = """\
@@ -23,6 +28,7 @@ protocol, stand in tables of their own. docs/metrics.md explains each number."""
 EXAMPLES = """\
 examples:
   normlab report outputs/study
+  normlab report outputs/study --out report
   normlab report outputs/study --metric fid --level 30
   normlab report outputs/study --baseline normalization.discriminator=spectral optimizer.lr=2e-4
 """
@@ -44,15 +50,34 @@ def run(arguments: list[str]) -> int:
     if not any(run.state in ENDINGS for run in compared):
         problem = f"there is nothing to compare: of {len(runs)} runs none has ended" if runs else "holds no run"
         raise ConfigurationError(", ".join(map(str, folders)), problem, "`normlab status` shows how runs stand")
-    comparisons = _comparisons(compared, options.metric, options.level, dict(options.baseline))
+    comparisons = _comparisons(compared, options.metric, options.level, dict(options.baseline), options.by)
+    if options.out is not None:
+        command = shlex.join(["normlab", "report", *arguments])
+        written = files.write(
+            options.out, comparisons, compared, _left_out_table(left_out), as_json(comparisons, left_out), command
+        )
+        print(f"{written}", file=sys.stderr if options.json else sys.stdout)
     if options.json:
         print(plain_json.dump(as_json(comparisons, left_out)))
         return DONE
-    print("\n\n\n".join("\n".join(terminal.lines(comparison)) for comparison in comparisons))
+    print("\n\n\n".join("\n".join(_lines(comparison)) for comparison in comparisons))
     if left_out:
-        rows = [{"state": each.run.state, "left out as": each.reason, "run": str(each.run.path)} for each in left_out]
-        print(f"\nLeft out\n{tables.render(rows)}")
+        table = _left_out_table(left_out)
+        print(f"\n{table.title}\n{tables.render(table.rows)}")
     return DONE
+
+
+def _lines(comparison: Comparison) -> Iterator[str]:
+    yield from sections.heading(comparison)
+    for table in sections.sections(comparison):
+        yield from ("", table.title, *table.lines, tables.render(table.rows))
+    if comparison.notes:
+        yield from ("", *(f"- {note}" for note in comparison.notes))
+
+
+def _left_out_table(left_out: Iterable[LeftOut]) -> Table:
+    rows = [{"state": each.run.state, "left out as": each.reason, "run": str(each.run.path)} for each in left_out]
+    return Table(name="left_out", title="Left out", rows=rows)
 
 
 def as_json(comparisons: Iterable[Comparison], left_out: Iterable[LeftOut]) -> dict[str, Any]:
@@ -78,6 +103,10 @@ def _parser() -> Arguments:
     parser.add_argument(
         "--baseline", nargs="+", action="extend", type=_setting, default=[], metavar="KEY=VALUE", help=help
     )
+    help = "settings that tell arms apart, or groups of them; what else differs is averaged over"
+    parser.add_argument("--by", nargs="+", action="extend", default=[], metavar="KEY", help=help)
+    help = "a folder for report.html, which holds all, and for tables and figures as files"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=help)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, with the numbers of every run")
     return parser
 
@@ -100,21 +129,21 @@ def _sorted_out(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
 
 
 def _comparisons(
-    runs: Iterable[Run], metric: str | None, level: float | None, baseline: Mapping[str, str]
+    runs: Iterable[Run], metric: str | None, level: float | None, baseline: Mapping[str, str], by: Sequence[str]
 ) -> list[Comparison]:
-    """Compare the runs of each data set and protocol; where none of its arms is the baseline, by the default one."""
-    groups = {key: own for key, own in arms.by_protocol(runs).items() if any(run.state in ENDINGS for run in own)}
-    known = dict.fromkeys(name for (_, protocol), own in groups.items() for name in metrics(own, protocol))
+    """Compare the runs of each kind; where none of its arms is the baseline, by the default one."""
+    groups = {kind: own for kind, own in arms.by_kind(runs).items() if any(run.state in ENDINGS for run in own)}
+    known = dict.fromkeys(name for kind, own in groups.items() for name in metrics(own, kind.protocol))
     if metric is not None and metric not in known:
         raise ConfigurationError("--metric", f"no run has {metric}", f"there are {', '.join(known) or 'none'}")
     comparisons: list[Comparison] = []
     errors: list[ConfigurationError] = []
-    for key, own in groups.items():
+    for kind, own in groups.items():
         try:
-            comparisons.append(compare(own, *key, metric=metric, level=level, baseline=baseline))
+            comparisons.append(compare(own, kind, metric=metric, level=level, baseline=baseline, by=by))
         except ConfigurationError as error:
             errors.append(error)
-            other = compare(own, *key, metric=metric, level=level)
+            other = compare(own, kind, metric=metric, level=level)
             comparisons.append(
                 replace(other, notes=[f"not the baseline asked for: {error.complaints[0].problem}", *other.notes])
             )
@@ -126,8 +155,7 @@ def _comparisons(
 def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
     terms = comparison.terms
     return {
-        "dataset": comparison.dataset,
-        "protocol": comparison.protocol,
+        **comparison.kind._asdict(),
         "metric": terms.metric,
         "level": terms.level,
         "level_is_given": terms.level_is_given,
@@ -138,8 +166,17 @@ def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
                 "arm": result.arm.label,
                 "settings": result.arm.settings,
                 "states": {state: result.count(state) for state in dict.fromkeys(run.state for run in result.arm.runs)},
-                "found": {state: result.found(state) for state in terminal.FOUND},
-                "quality": {"mean": result.quality, "deviation": result.deviation},
+                "found": {state: result.found(state) for state in sections.FOUND},
+                "pooled": list(result.arm.pooled),
+                "quality": _mean_as_json(result.quality),
+                "survived": result.survived,
+                "entered": len(result.values),
+                "difference": None if result.contrast is None else _contrast_as_json(result, comparison.results[0]),
+                "best": _mean_as_json(result.best),
+                "noise": result.noise,
+                "scores": {name: _mean_as_json(value) for name, value in result.scores.items()},
+                "images_per_second": _mean_as_json(result.speed),
+                "step_milliseconds": _mean_as_json(result.step_milliseconds),
                 "stability": result.stability,
                 "timed": result.timed,
                 "reached": result.reached,
@@ -154,6 +191,19 @@ def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _mean_as_json(mean: Mean | None) -> dict[str, Any]:
+    if mean is None:
+        return {"mean": None, "n": 0}
+    return {"mean": mean.value, "low": mean.low, "high": mean.high, "deviation": mean.deviation, "n": mean.seeds}
+
+
+def _contrast_as_json(result: Result, baseline: Result) -> dict[str, Any]:
+    assert result.contrast is not None
+    contrast = result.contrast
+    tests = {name: test and test._asdict() for name, test in (("welch", contrast.welch), ("paired", contrast.paired))}
+    return contrast._asdict() | tests | {"p": result.p, "verdict": sections.verdict(result, baseline)}
+
+
 def _run_as_json(run: Ended, comparison: Comparison) -> dict[str, Any]:
     terms = comparison.terms
     return {
@@ -162,6 +212,8 @@ def _run_as_json(run: Ended, comparison: Comparison) -> dict[str, Any]:
         "state": run.run.state,
         "found": run.found,
         "final": run.final._asdict(),
+        "best": run.best,
+        "scores": run.scores,
         "stability": {name: number._asdict() for name, number in run.stability.items()},
         "times": {unit: terms.time(run, unit) for unit in terms.horizon if run.has_values},
         "log_area": terms.area(run)._asdict(),

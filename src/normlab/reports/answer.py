@@ -1,0 +1,94 @@
+"""What a comparison comes to, in a few sentences."""
+
+from collections.abc import Sequence
+
+from normlab.reports import convergence
+from normlab.reports.comparison import Comparison, Result
+from normlab.reports.sections import verdict
+from normlab.reports.statistics import LEAST_SEEDS, Mean
+from normlab.reports.tables import Bounded, cell
+
+
+def answer(comparison: Comparison) -> list[str]:
+    """Return sentences, the answer first: which arms are better or worse than the baseline, if any can be told."""
+    baseline, *others = comparison.results
+    metric = comparison.terms.metric
+    if comparison.kind.protocol is None:
+        return ["Nothing was evaluated, so nothing is said of quality."]
+    if not others:
+        return [f"There is one arm, {_named(baseline)}: {metric} {_number(baseline.quality)}."]
+    said = {result.arm.label: verdict(result, baseline) for result in others}
+    better, worse = (
+        _best_first([each for each in others if said[each.arm.label] == word], metric) for word in ("better", "worse")
+    )
+    sentences = [_better(better, baseline, metric)] if better else []
+    if worse:
+        sentences.append(f"Worse than the baseline: {_listed(worse)}.")
+    if not sentences:
+        sentences.append(_undecided(comparison, others))
+    elif open_ := [each for each in others if each not in (*better, *worse)]:
+        sentences.append(f"Not separable from it: {_listed(open_)}.")
+    return [*sentences, *_losses(comparison.results), *_same_setting(comparison)]
+
+
+def _better(better: Sequence[Result], baseline: Result, metric: str) -> str:
+    best, *more = better
+    also = f" So {'is' if len(more) == 1 else 'are'} {_listed(more)}." if more else ""
+    return (
+        f"{_named(best)} is better than the baseline {_named(baseline)}: {metric} {_number(best.quality)} against "
+        f"{_number(baseline.quality)}, {_seeds(best, baseline)}, p {_p(best.p)} corrected for the number of arms.{also}"
+    )
+
+
+def _undecided(comparison: Comparison, others: Sequence[Result]) -> str:
+    baseline, metric = comparison.results[0], comparison.terms.metric
+    entered = [each for each in others if min(len(each.values), len(baseline.values)) >= LEAST_SEEDS]
+    known = [each for each in comparison.results if each.quality is not None]
+    best = _best_first(known, metric)[0] if known else baseline
+    leading = f"The best mean {metric} is {_number(best.quality)}, of {_named(best)}."
+    if not entered:
+        return f"There are fewer than {LEAST_SEEDS} seeds, so no difference to the baseline is called one. {leading}"
+    shown = [each.contrast.detectable for each in entered if each.contrast and each.contrast.detectable is not None]
+    seen = f" The seeds would have shown a difference of {cell(min(shown))} to {cell(max(shown))}." if shown else ""
+    return f"No arm is separable from the baseline {_named(baseline)} in {metric}. {leading}{seen}"
+
+
+def _losses(results: Sequence[Result]) -> list[str]:
+    lost = [(each, len(each.values) - each.survived) for each in results if each.survived < len(each.values)]
+    parts = [f"{count} of {len(each.values)} of {_named(each)}" for each, count in lost]
+    return [f"Did not survive: {', '.join(parts)}; they rank worst in the tests."] if parts else []
+
+
+def _same_setting(comparison: Comparison) -> list[str]:
+    if len(comparison.results) < 2 or any(result.arm.pooled for result in comparison.results):
+        return []
+    return ["Every arm was trained at the settings of the table below, and not tuned for itself."]
+
+
+def _best_first(results: Sequence[Result], metric: str) -> list[Result]:
+    sign = -1 if metric in convergence.HIGHER_IS_BETTER else 1
+    return sorted(
+        results, key=lambda each: (each.quality is None, sign * (each.quality.value if each.quality else 0.0))
+    )
+
+
+def _named(result: Result) -> str:
+    return result.arm.label
+
+
+def _listed(results: Sequence[Result]) -> str:
+    return ", ".join(map(_named, results))
+
+
+def _number(mean: Mean | None) -> str:
+    return "nothing" if mean is None else cell(Bounded(mean.value, mean.low, mean.high))
+
+
+def _seeds(one: Result, other: Result) -> str:
+    if one.survived == other.survived:
+        return f"{one.survived} seeds each"
+    return f"{one.survived} and {other.survived} seeds"
+
+
+def _p(p: float | None) -> str:
+    return "unknown" if p is None else "< 0.0001" if p < 1e-4 else f"= {p:.2g}"

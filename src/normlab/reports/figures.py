@@ -1,0 +1,448 @@
+"""Pictures of a comparison, for the screen and for print: told apart by colour and by shape."""
+
+import io
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from normlab.reports import convergence
+from normlab.reports.arms import short_labels
+from normlab.reports.comparison import Comparison, Ended, Result
+from normlab.reports.series import DRAWN, GAP, Array
+from normlab.reports.statistics import mean
+
+if TYPE_CHECKING:  # it takes a second to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito (2008), which the colour-blind tell apart; the baseline is drawn in the colour of text.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7B5EA7")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+MARKERS = "osD^vPX*"
+LOG_FROM = 20.0  # the ratio of the largest to the smallest value from which an axis is logarithmic
+MOST_DECADES = 1e3  # the same up to which its decades are divided
+MOST_PANELS = 12  # of arms side by side
+COLUMNS = 4
+LIGHT, DARK = ("#1b1f24", "#d0d7de", "#fefefe"), ("#e6edf3", "#3d444d", "#0d1117")  # of text, lines and paper
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, drawn; `caption` says what is seen, and how to read it."""
+
+    name: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+    @property
+    def word(self) -> str:
+        """What it is called in a list of contents."""
+        return self.name.replace("_", " ")
+
+    def dark(self) -> bytes:
+        """Return the SVG for a dark page: it names its colours, and those of text, lines and paper change."""
+        text = self.svg.decode()
+        for light, dark in zip(LIGHT, DARK, strict=True):
+            text = text.replace(light, dark)
+        return text.encode()
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn."""
+
+    label: str
+    colour: str
+    dashes: Any
+    marker: str
+
+
+def pictures(comparison: Comparison) -> list[Picture]:
+    """Return the figures that a comparison has something for; the same runs give the same bytes."""
+    looks = _looks(comparison)
+    made = (_curves, _finals, _scalars, _spectra, _gradients, _sensitivity)
+    with _style():
+        return [_drawn(*parts) for make in made for parts in make(comparison, looks)]
+
+
+def _drawn(name: str, caption: str, figure: "Figure") -> Picture:
+    svg, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.savefig(png, format="png")
+    return Picture(name, caption, svg.getvalue(), png.getvalue())
+
+
+def _looks(comparison: Comparison) -> dict[str, Look]:
+    labels = short_labels([result.arm for result in comparison.results])
+    looks: dict[str, Look] = {}
+    for number, result in enumerate(comparison.results):
+        turn, place = divmod(number - 1, len(COLOURS))
+        colour = COLOURS[place] if number else LIGHT[0]
+        label = labels[number] + ("" if number else " (baseline)")
+        looks[result.arm.label] = Look(label, colour, DASHES[(place + turn) % 4 if number else 0], MARKERS[number % 8])
+    return looks
+
+
+def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
+    metric = comparison.terms.metric
+    units = [unit for unit in ("images_seen", "seconds") if unit in comparison.terms.horizon]
+    followed = [run for result in comparison.results for run in result.ended if run.has_values]
+    if not units or max((len(run.points) for run in followed), default=0) < 2:
+        return
+
+    figure, axes = _panels(len(units), columns=2, height=3.6)
+    for panel, unit in zip(axes, units, strict=True):
+        for result in comparison.results:
+            _curve(panel, result, unit, looks[result.arm.label])
+        if unit == "images_seen":
+            _count_images(panel)
+        else:
+            panel.set_xlabel("seconds")
+        panel.set_ylabel(metric)
+        _maybe_logarithmic(panel, [point.value for run in followed for point in run.points])
+    _legend(figure, axes[0])
+
+    caption = f"{metric} over training: means over seeds with bands of 95 %; each seed is a thin line."
+    yield "curves", caption, figure
+
+
+def _curve(panel: "Axes", result: Result, unit: str, look: Look) -> None:
+    at: dict[float, list[tuple[float, float]]] = {}
+    for run in result.ended:
+        known = [(point.at[unit], point.value, point.at["step"]) for point in run.points if point.value is not None]
+        panel.plot([x for x, _, _ in known], [y for _, y, _ in known], color=look.colour, lw=0.5, alpha=0.35)
+        for x, y, step in known:
+            at.setdefault(step, []).append((x, y))
+    full = sum(run.is_done and run.has_values for run in result.ended) or 1
+    steps = [step for step in sorted(at) if len(at[step]) >= full]
+    xs = [float(np.mean([x for x, _ in at[step]])) for step in steps]
+    means = [mean([y for _, y in at[step]]) for step in steps]
+    centre = [each.value for each in means if each]
+    panel.plot(xs, centre, color=look.colour, ls=look.dashes, lw=1.8, label=look.label)
+    if full > 1:
+        low = [each.low if each and each.low is not None else np.nan for each in means]
+        high = [each.high if each and each.high is not None else np.nan for each in means]
+        panel.fill_between(xs, low, high, color=look.colour, alpha=0.12, lw=0)
+
+
+def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
+    results = [result for result in comparison.results if result.quality is not None]
+    if not results:
+        return
+
+    figure, (panel,) = _panels(1, columns=1, height=0.8 + 0.36 * len(results))
+    for place, result in enumerate(results):
+        look, quality = looks[result.arm.label], result.quality
+        assert quality is not None
+        values = [value for value in result.values.values() if value is not None]
+        spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [0.0]
+        panel.scatter(values, place + np.asarray(spread), s=14, color=look.colour, marker=look.marker, alpha=0.55)
+        if quality.low is not None and quality.high is not None:
+            panel.hlines(place, quality.low, quality.high, color=look.colour, lw=2.4, alpha=0.9)
+        panel.plot(quality.value, place, marker="|", ms=15, mew=2.2, color=look.colour)
+    first = comparison.results[0].quality
+    if first is not None:
+        panel.axvline(first.value, color=LIGHT[0], lw=0.8, ls=(0, (4, 3)))
+    panel.set_yticks(range(len(results)), [_with_count(looks[each.arm.label].label, each) for each in results])
+    panel.set_ylim(len(results) - 0.5, -0.5)
+    panel.set_xlabel(comparison.terms.metric)
+    panel.grid(axis="y", visible=False)
+    values = [value for result in results for value in result.values.values()]
+    _maybe_logarithmic(panel, values, axis="x")
+
+    better = "right" if comparison.terms.metric in convergence.HIGHER_IS_BETTER else "left"
+    caption = (
+        f"Final {comparison.terms.metric}: a point for each seed, the mean and its 95 % interval; better to the "
+        f"{better}. The dashed line is the baseline's mean."
+    )
+    yield "finals", caption, figure
+
+
+def _with_count(label: str, result: Result) -> str:
+    lost = len(result.values) - result.survived
+    return f"{label}\n{lost} of {len(result.values)} did not survive" if lost else label
+
+
+def _scalars(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
+    keys = [key for key in (*DRAWN[:2], GAP, *DRAWN[2:]) if _any(comparison, key)]
+    if not keys:
+        return
+
+    figure, axes = _panels(len(keys), columns=3, height=2.6)
+    for panel, key in zip(axes, keys, strict=True):
+        for result in comparison.results:
+            look = looks[result.arm.label]
+            series = [run.scalars[key] for run in result.ended if key in run.scalars]
+            if not series:
+                continue
+            xs, middle = _averaged(series)
+            panel.plot(xs, middle, color=look.colour, ls=look.dashes, lw=1.2, label=look.label)
+        panel.set_title(key.replace("_", " ").replace("/", ", "))
+        _count_images(panel)
+        _maybe_logarithmic(panel, [value for line in panel.lines for value in np.asarray(line.get_ydata())])
+    _legend(figure, axes[0])
+
+    caption = (
+        "Losses, score gap (real less fake) and gradient norms over training: means over seeds, of stretches of rows. "
+        "Losses of different kinds do not compare."
+    )
+    yield "scalars", caption, figure
+
+
+def _any(comparison: Comparison, key: str) -> bool:
+    return any(key in run.scalars for result in comparison.results for run in result.ended)
+
+
+def _averaged(series: Sequence[Array]) -> tuple[Array, Array]:
+    """Return the mean of several series, at each place over those that span it."""
+    xs = max(series, key=len)[:, 0]
+    values = [np.interp(xs, each[:, 0], each[:, 1], left=np.nan, right=np.nan) for each in series]
+    return xs, np.nanmean(values, axis=0)
+
+
+def _spectra(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
+    for network in ("discriminator", "generator"):
+        shown = [result for result in comparison.results if any(network in run.layers for run in result.ended)]
+        shown = [each for each in shown if _times(each, network) > 1][:MOST_PANELS]
+        if not shown:
+            continue
+
+        figure, axes = _panels(len(shown), columns=COLUMNS, height=2.2, share=True)
+        for panel, result in zip(axes, shown, strict=True):
+            names, xs, sigma = _mean_layers(result.ended, network, "sigma")
+            for place in range(len(names)):
+                panel.plot(xs, sigma[:, place], color=_depth(place, len(names)), lw=1.2)
+            panel.set_title(looks[result.arm.label].label)
+            _logarithmic(panel)
+            _count_images(panel)
+        _depth_bar(figure, axes)
+
+        caption = (
+            f"Largest singular value of every effective weight of the {network} over training, geometric means over "
+            "seeds, from the first layer to the last."
+        )
+        yield f"spectra_{network}", caption, figure
+
+
+def _gradients(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
+    networks = [
+        network
+        for network in ("discriminator", "generator")
+        if any(
+            np.isfinite(run.layers[network].gradient_norm).any()
+            for result in comparison.results
+            for run in result.ended
+            if network in run.layers
+        )
+    ]
+    if not networks:
+        return
+
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _panels(len(networks), columns=2, height=3.2)
+    for panel, network in zip(axes, networks, strict=True):
+        for result in comparison.results:
+            if not any(network in run.layers for run in result.ended):
+                continue
+            _, _, norms = _mean_layers(result.ended, network, "gradient_norm")
+            look, last = looks[result.arm.label], _last_known(norms)
+            if last is not None:
+                panel.plot(
+                    range(1, len(last) + 1),
+                    last,
+                    color=look.colour,
+                    ls=look.dashes,
+                    marker=look.marker,
+                    ms=4,
+                    lw=1.2,
+                    label=look.label,
+                )
+        _logarithmic(panel)
+        panel.set_title(network)
+        panel.set_xlabel("weight layer, first to last")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set_ylabel("gradient norm")
+    _legend(figure, axes[0])
+
+    caption = (
+        "Gradient norm of each layer at the last measurement, geometric means over seeds: rising towards the first "
+        "layer it explodes, falling it vanishes."
+    )
+    yield "gradients", caption, figure
+
+
+def _times(result: Result, network: str) -> int:
+    return max((len(run.layers[network].images) for run in result.ended if network in run.layers), default=0)
+
+
+def _mean_layers(runs: Sequence[Ended], network: str, key: str) -> tuple[tuple[str, ...], Array, Array]:
+    """Return the layers of a network, at which images, and the geometric means over runs that have the same ones."""
+    own = [run.layers[network] for run in runs if network in run.layers]
+    longest = max(own, key=lambda each: len(each.images))
+    xs, logarithms = longest.images, list[Array]()
+    for each in own:
+        if each.names == longest.names:
+            placed = np.full((len(xs), len(each.names)), np.nan)
+            _, here, there = np.intersect1d(xs, each.images, return_indices=True)
+            placed[here] = getattr(each, key)[there]
+            logarithms.append(np.log(np.where(placed > 0, placed, np.nan)))
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # where no run has a number
+        return longest.names, xs, np.exp(np.nanmean(logarithms, axis=0))
+
+
+def _last_known(norms: Array) -> Array | None:
+    known = [row for row in norms if np.isfinite(row).any()]
+    return known[-1] if known else None
+
+
+def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
+    """Yield for each numeric setting in which arms differ how the metric follows it, all else the same."""
+    arms = [result for result in comparison.results if result.quality is not None]
+    keys = dict.fromkeys(key for result in arms for key, value in result.arm.settings.items() if _is_number(value))
+    for key in keys:
+        groups: dict[str, list[Result]] = {}
+        for result in arms:
+            if _is_number(result.arm.settings.get(key)):
+                rest = {other: value for other, value in result.arm.settings.items() if other != key}
+                groups.setdefault(repr(sorted(rest.items(), key=str)), []).append(result)
+        lines = [sorted(own, key=lambda each: each.arm.settings[key]) for own in groups.values() if len(own) > 1]
+        if not lines:
+            continue
+
+        figure, (panel,) = _panels(1, columns=1, height=3.4)
+        labels = short_labels([own[0].arm for own in lines], without=key)
+        for number, (own, label) in enumerate(zip(lines, labels, strict=True)):
+            look = Look(label, COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8])
+            xs = [float(each.arm.settings[key]) for each in own]
+            qualities = [each.quality for each in own if each.quality is not None]
+            ys = [each.value for each in qualities]
+            reach = [
+                [y - (q.low if q.low is not None else y), (q.high if q.high is not None else y) - y]
+                for y, q in zip(ys, qualities, strict=True)
+            ]
+            panel.errorbar(
+                xs,
+                ys,
+                yerr=np.array(reach).T,
+                color=look.colour,
+                ls=look.dashes,
+                marker=look.marker,
+                ms=5,
+                lw=1.4,
+                capsize=3,
+                label=label,
+            )
+        every = [float(each.arm.settings[key]) for own in lines for each in own]
+        if min(every) > 0 and max(every) / min(every) >= 4:
+            panel.set_xscale("log")
+        panel.set_xticks(sorted({*every}), [f"{value:g}" for value in sorted({*every})])
+        panel.minorticks_off()
+        panel.set_xlabel(key)
+        panel.set_ylabel(comparison.terms.metric)
+        _maybe_logarithmic(panel, [each.quality.value for own in lines for each in own if each.quality])
+        _legend(figure, panel)
+
+        caption = f"{comparison.terms.metric} against {key}, all else the same: means with 95 % intervals over seeds."
+        yield f"sensitivity_{key.replace('.', '_')}", caption, figure
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _panels(count: int, *, columns: int, height: float, share: bool = False) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.figure import Figure  # not pyplot, whose state is everybody's
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(8.4, rows * height + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share).ravel().tolist()
+    for spare in grid[count:]:
+        spare.set_visible(False)
+    return figure, grid[:count]
+
+
+def _legend(figure: "Figure", panel: "Axes") -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), handlelength=3.2)
+
+
+def _depth(place: int, count: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.08 + 0.84 * place / max(count - 1, 1))
+
+
+def _depth_bar(figure: "Figure", axes: Sequence["Axes"]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+
+    colours = ScalarMappable(cmap=ListedColormap([_depth(place, 64) for place in range(64)]))
+    bar = figure.colorbar(colours, ax=list(axes), shrink=0.7, aspect=30, pad=0.01)
+    bar.set_ticks([0, 1], labels=["first\nlayer", "last\nlayer"])
+
+
+def _maybe_logarithmic(panel: "Axes", values: Sequence[float | None], axis: str = "y") -> None:
+    known = [value for value in values if value is not None and np.isfinite(value)]
+    if known and min(known) > 0 and max(known) / min(known) >= LOG_FROM:
+        _logarithmic(panel, axis)
+
+
+def _logarithmic(panel: "Axes", axis: str = "y") -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade; of many decades at each."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    panel.set(**{f"{axis}scale": "log"})
+    own = panel.yaxis if axis == "y" else panel.xaxis
+    low, high = own.get_view_interval()
+    own.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < MOST_DECADES else (1.0,)))
+    own.set_major_formatter("{x:g}")
+    own.set_minor_formatter(NullFormatter())
+
+
+def _count_images(panel: "Axes") -> None:
+    """Label the axis of images seen with few and short numbers."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    panel.set_xlabel("real images seen")
+    panel.xaxis.set_major_locator(MaxNLocator(4))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+@contextmanager
+def _style() -> Generator[None]:
+    from matplotlib import rc_context
+
+    text, line, paper = LIGHT
+    settings: Any = {
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.linewidth": 0.5,
+        "grid.color": line,
+        "axes.axisbelow": True,
+        "axes.edgecolor": line,
+        "text.color": text,
+        "axes.labelcolor": text,
+        "axes.titlecolor": text,
+        "xtick.color": text,
+        "ytick.color": text,
+        "axes.facecolor": paper,
+        "figure.facecolor": paper,
+        "savefig.facecolor": paper,
+        "savefig.dpi": 200,
+        "svg.hashsalt": "normlab",
+    }
+    with rc_context(settings):
+        yield

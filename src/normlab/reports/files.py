@@ -1,0 +1,62 @@
+"""A report as files: one page with all in it, and tables and figures for a paper."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from normlab.outputs import plain_json
+from normlab.outputs.atomic import write_atomically
+from normlab.reports import figures, formats, origin, sections
+from normlab.reports.comparison import Comparison
+from normlab.reports.page import name_of, page
+from normlab.reports.runs import Run
+from normlab.reports.tables import Table
+
+FORMATS = {"csv": formats.as_csv, "md": formats.as_markdown, "tex": formats.as_latex}
+
+
+def write(
+    folder: Path,
+    comparisons: Sequence[Comparison],
+    runs: Sequence[Run],
+    left_out: Table,
+    values: Mapping[str, Any],
+    command: str,
+) -> Path:
+    """Write a report into a folder, over one that is there, and return its page.
+
+    `report.html`, `report.json` with `values`, and in `tables` and `figures` the parts of the page; of several
+    comparisons each has a folder in those.
+    """
+    pictures = {number: figures.pictures(comparison) for number, comparison in enumerate(comparisons)}
+    for number, comparison in enumerate(comparisons):
+        place = _slug(name_of(comparison)) if len(comparisons) > 1 else ""
+        for table in sections.sections(comparison):
+            for ending, form in FORMATS.items():
+                _write(folder / "tables" / place / f"{table.name}.{ending}", form(table).encode())
+        for picture in pictures[number]:
+            _write(folder / "figures" / place / f"{picture.name}.svg", picture.svg)
+            _write(folder / "figures" / place / f"{picture.name}.png", picture.png)
+    tables = [origin.settings_table(comparisons), origin.runs_table(comparisons), origin.environment_table(runs)]
+    tables += [left_out] if left_out.rows else []
+    for table in tables:
+        _write(folder / "tables" / f"{table.name}.csv", formats.as_csv(table).encode())
+    _write(folder / "report.json", f"{plain_json.dump(values)}\n".encode())
+    html = page(comparisons, title=_title(comparisons), command=command, origin=tables, pictures=pictures)
+    _write(folder / "report.html", html.encode())
+    return folder / "report.html"
+
+
+def _title(comparisons: Sequence[Comparison]) -> str:
+    data = " and ".join(dict.fromkeys(comparison.kind.dataset for comparison in comparisons))
+    return f"Normalizations compared on {data}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)

@@ -1,0 +1,80 @@
+"""Where the runs of a report come from: in what they differ, what they ran on, what trained them."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from normlab.outputs import plain_json
+from normlab.outputs.run_dir import RunDir
+from normlab.reports.arms import differing
+from normlab.reports.comparison import Comparison
+from normlab.reports.runs import Run
+from normlab.reports.tables import Row, Table
+
+
+def settings_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return every setting in which arms differ, with each arm's value, and how many runs it has."""
+    arms = [result.arm for comparison in comparisons for result in comparison.results]
+    keys = differing(arms)
+    rows: list[Row] = []
+    for arm in arms:
+        values = {key: _text(arm.settings[key]) if key in arm.settings else None for key in keys}
+        pooled = {key: "several" for key in arm.pooled if key in keys}
+        rows.append({"arm": arm.label, "runs": len(arm.runs), "seeds": _seeds(arm.runs), **values, **pooled})
+    same = "Whatever is not here is the same in all of them." if keys else "The arms differ in nothing but the seed."
+    return Table(name="settings", title="In what the runs differ", rows=rows, lines=[same])
+
+
+def environment_table(runs: Iterable[Run]) -> Table:
+    """Return what the runs ran on, a line for each fact, and how many runs it holds for where it differs."""
+    facts: dict[str, Counter[str]] = {}
+    for run in runs:
+        for name, value in _facts(plain_json.read(RunDir(run.path).environment)).items():
+            facts.setdefault(name, Counter())[value] += 1
+    rows = [{"what": name, "value": _counted(values)} for name, values in facts.items()]
+    return Table(name="environment", title="What the runs ran on", rows=rows)
+
+
+def runs_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return every run with its arm, seed, state and final value."""
+    rows: list[Row] = [
+        {
+            "arm": result.arm.label,
+            "seed": run.settings.seed if run.settings else None,
+            "state": run.state,
+            comparison.terms.metric: finals.get(run.path),
+            "steps": run.status.step if run.status else None,
+            "run": run.path.name,
+        }
+        for comparison in comparisons
+        for result in comparison.results
+        for finals in [{each.run.path: each.final.value for each in result.ended}]
+        for run in result.arm.runs
+    ]
+    lines = ["`normlab train` with the values of a run's config.yaml trains it again, in the same folder."]
+    return Table(name="runs", title="Every run", rows=rows, lines=lines)
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    seeds = sorted({run.settings.seed for run in runs if run.settings is not None})
+    whole = len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]
+    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+
+
+def _facts(told: Mapping[str, Any]) -> dict[str, str]:
+    git = told.get("git") or {}
+    commit = f"{str(git.get('commit'))[:12]}{', with changes' if git.get('dirty') else ''}" if git else None
+    plain = {name: told.get(name) for name in ("device_name", "threads", "precision", "platform", "cuda")}
+    versions = told.get("versions") or {}
+    return {name: str(value) for name, value in {**plain, **versions, "commit": commit}.items() if value is not None}
+
+
+def _counted(values: Counter[str]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return ", ".join(f"{value} ({count} runs)" for value, count in values.most_common())
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str)) or value is None else json.dumps(value)

@@ -1,0 +1,117 @@
+"""A comparison as one web page that needs nothing else: no network, no other file."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from normlab.reports import sections, sheets
+from normlab.reports.answer import answer
+from normlab.reports.comparison import Comparison
+from normlab.reports.figures import Picture
+from normlab.reports.tables import Bounded, Table, cell, headings, is_numeric
+
+FIRST_TABLES = ("quality", "differences")
+FIRST_PICTURES = ("finals",)
+
+
+def page(
+    comparisons: Sequence[Comparison],
+    *,
+    title: str,
+    command: str,
+    origin: Sequence[Table],
+    pictures: Mapping[int, Sequence[Picture]],
+) -> str:
+    """Return the HTML of comparisons.
+
+    command: that made the page.  origin: the tables at its end, of where the runs come from.  pictures: those of each
+    comparison, by its number.
+    """
+    from jinja2 import Environment, StrictUndefined  # whose import only a page needs
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    template = environment.from_string(resources.files("normlab.reports").joinpath("page.html").read_text())
+    parts = [_part(number, comparison, pictures[number]) for number, comparison in enumerate(comparisons)]
+    tables = [_table(table, "origin") for table in origin]
+    return template.render(title=title, command=command, origin=tables, parts=parts) + "\n"
+
+
+def name_of(comparison: Comparison) -> str:
+    """Return what tells a comparison from others in a report."""
+    return f"{comparison.kind.dataset}, {comparison.terms.metric}, {comparison.kind.precision}"
+
+
+def _part(number: int, comparison: Comparison, pictures: Sequence[Picture]) -> dict[str, Any]:
+    own = f"part-{number}"
+    tables = [_table(table, own, comparison) for table in sections.sections(comparison)]
+    shown = [_picture(picture, own) for picture in pictures]
+    first = [table for table in tables if table["name"] in FIRST_TABLES]
+    contents = [{"id": each["id"], "name": each["word"]} for each in (*first, *shown)]
+    contents += [{"id": each["id"], "name": each["word"]} for each in tables if each not in first]
+    return {
+        "id": own,
+        "name": name_of(comparison),
+        "answer": answer(comparison),
+        "heading": sections.heading(comparison),
+        "contents": contents,
+        "first_tables": first,
+        "first_pictures": [each for each in shown if each["name"] in FIRST_PICTURES],
+        "pictures": [each for each in shown if each["name"] not in FIRST_PICTURES],
+        "sheet": _sheet(comparison),
+        "tables": [table for table in tables if table not in first],
+        "notes": comparison.notes,
+    }
+
+
+def _table(table: Table, prefix: str, comparison: Comparison | None = None) -> dict[str, Any]:
+    columns = headings(table.rows)
+    baseline = None if comparison is None else comparison.results[0].arm.label
+    return {
+        "id": f"{prefix}-{table.name}",
+        "name": table.name,
+        "word": table.name.replace("_", " "),
+        "title": table.title,
+        "lines": table.lines,
+        "columns": [{"name": column, "numeric": is_numeric(table.rows, column)} for column in columns],
+        "rows": [
+            {
+                "baseline": baseline is not None and row.get("arm") == baseline,
+                "cells": [_cell(row.get(column), is_numeric(table.rows, column)) for column in columns],
+            }
+            for row in table.rows
+        ],
+    }
+
+
+def _cell(value: Any, numeric: bool) -> dict[str, Any]:
+    text, interval = cell(value), ""
+    if isinstance(value, Bounded) and value.low is not None:
+        text, _, rest = text.partition(" [")
+        interval = f"[{rest}"
+    key = value.value if isinstance(value, Bounded) else value
+    kind = "number" if numeric else value if value in ("better", "worse") else "wrap" if len(text) > 48 else ""
+    return {"text": text, "interval": interval, "key": "" if key is None else str(key), "kind": kind}
+
+
+def _picture(picture: Picture, prefix: str) -> dict[str, str]:
+    return {
+        "id": f"{prefix}-{picture.name}",
+        "name": picture.name,
+        "word": picture.word,
+        "caption": picture.caption,
+        "light": _data("image/svg+xml", picture.svg),
+        "dark": _data("image/svg+xml", picture.dark()),
+    }
+
+
+def _sheet(comparison: Comparison) -> dict[str, Any] | None:
+    sheet = sheets.sheet(comparison)
+    if sheet is None:
+        return None
+    cells = [[None if piece is None else _data("image/png", piece) for piece in row] for row in sheet.cells]
+    return {"seed": sheet.seed, "steps": sheet.steps, "rows": [*zip(sheet.arms, cells, strict=True)]}
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

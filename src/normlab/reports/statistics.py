@@ -1,0 +1,170 @@
+"""What a few seeds say of one arm, and of two: means, differences, tests."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normlab.reports.intervals import CONFIDENCE
+
+Array = NDArray[np.float64]
+
+# SciPy's tests take a second to import, so only the functions that need them do.
+
+LEAST_SEEDS = 5  # of either arm, from which on a difference is called one
+SIGNIFICANT = 1 - CONFIDENCE
+POWER = 0.8  # of a study that is to show a difference: four of five do
+MOST_ARRANGEMENTS = 100_000  # of ranks that are looked at; of more so many are drawn
+
+# By what belongs together in pairs: a value, or None for a run that did not survive.
+Values = Mapping[str, float | None]
+
+
+class Mean(NamedTuple):
+    """A mean with its 95 % interval; a single value has neither deviation nor bounds."""
+
+    value: float
+    seeds: int
+    deviation: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Difference(NamedTuple):
+    """By how much one mean is above another, with the 95 % interval, and the two-sided p of there being none."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+class Contrast(NamedTuple):
+    """An arm against the baseline, by the values of those that survived.
+
+    welch: as two independent samples.  paired: as pairs, with `correlation` between them.  ranks: the p of a rank test
+    of all runs, in which those that did not survive share the worst rank; only where there are any.  detectable: the
+    smallest true difference that four of five such studies show.  is_better: whether the arm is the better one by what
+    decides.  reason: why there is not all of it.
+    """
+
+    welch: Difference | None = None
+    paired: Difference | None = None
+    correlation: float | None = None
+    ranks: float | None = None
+    detectable: float | None = None
+    is_better: bool | None = None
+    reason: str | None = None
+
+    @property
+    def p(self) -> float | None:
+        """The p that decides: that of ranks where runs did not survive, whose values would flatter their arm."""
+        return self.ranks if self.ranks is not None or self.welch is None else self.welch.p
+
+
+def mean(values: Sequence[float]) -> Mean | None:
+    """Return the mean with Student's interval; None of no values."""
+    from scipy.stats import t
+
+    if not values:
+        return None
+    middle, count = statistics.fmean(values), len(values)
+    if count == 1:
+        return Mean(middle, count)
+    deviation = statistics.stdev(values)
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * deviation / math.sqrt(count)
+    return Mean(middle, count, deviation, middle - reach, middle + reach)
+
+
+def contrast(arm: Values, baseline: Values, *, higher_is_better: bool) -> Contrast:
+    """Hold the values of an arm against those of the baseline."""
+    own, other = ([value for value in values.values() if value is not None] for values in (arm, baseline))
+    found = Contrast()
+    if min(len(arm), len(baseline)) > 1 and len(own) + len(other) < len(arm) + len(baseline):
+        p, shift = ranked([*arm.values()], [*baseline.values()], higher_is_better)
+        found = Contrast(ranks=p, is_better=shift > 0)
+    if min(len(own), len(other)) < 2:
+        return found._replace(reason="an interval needs two seeds that survived of both arms")
+    if len({*own}) == len({*other}) == 1:
+        return found._replace(reason="the seeds of an arm do not differ: no interval")
+    independent = _welch(own, other)
+    pairs = [
+        (one, another) for key, one in arm.items() if one is not None and (another := baseline.get(key)) is not None
+    ]
+    return found._replace(
+        welch=independent,
+        paired=_paired(pairs),
+        correlation=_correlation(pairs),
+        detectable=_detectable(own, other),
+        is_better=(independent.value > 0) == higher_is_better if found.ranks is None else found.is_better,
+        reason=None if len(pairs) > 1 else "not the baseline's seeds: no pairs",
+    )
+
+
+def ranked(one: Sequence[float | None], other: Sequence[float | None], higher_is_better: bool) -> tuple[float, float]:
+    """Return the two-sided p of the Wilcoxon-Mann-Whitney test by permutation, and by how much better `one` ranks.
+
+    None shares the worst rank with every other.
+    """
+    from scipy.stats import permutation_test, rankdata
+
+    sign = 1 if higher_is_better else -1
+    ranks = rankdata([-math.inf if value is None else sign * value for value in (*one, *other)])
+
+    def shift(first: Array, second: Array, axis: int = -1) -> Array:
+        return first.mean(axis=axis) - second.mean(axis=axis)
+
+    samples = (ranks[: len(one)], ranks[len(one) :])
+    result = permutation_test(samples, shift, n_resamples=MOST_ARRANGEMENTS, vectorized=True, rng=0)
+    return float(result.pvalue), float(result.statistic)
+
+
+def adjusted(ps: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number by Holm's method (Holm 1979), in their order."""
+    order = sorted(range(len(ps)), key=lambda number: ps[number])
+    results, largest = [0.0] * len(ps), 0.0
+    for place, number in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - place) * ps[number]))
+        results[number] = largest
+    return results
+
+
+def _welch(above: Sequence[float], below: Sequence[float]) -> Difference:
+    """Return the difference of the means of two independent samples that are not both constant (Welch 1947)."""
+    from scipy.stats import ttest_ind
+
+    return _difference(above, below, ttest_ind(above, below, equal_var=False))
+
+
+def _paired(pairs: Sequence[tuple[float, float]]) -> Difference | None:
+    from scipy.stats import ttest_rel
+
+    if len({one - other for one, other in pairs}) < 2:
+        return None
+    above, below = zip(*pairs, strict=True)
+    return _difference(above, below, ttest_rel(above, below))
+
+
+def _difference(above: Sequence[float], below: Sequence[float], test: Any) -> Difference:
+    interval = test.confidence_interval(CONFIDENCE)
+    difference = statistics.fmean(above) - statistics.fmean(below)
+    return Difference(difference, float(interval.low), float(interval.high), float(test.pvalue))
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    if len(pairs) < 3 or min(len({*values}) for values in zip(*pairs, strict=True)) < 2:
+        return None
+    return statistics.correlation(*zip(*pairs, strict=True))
+
+
+def _detectable(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return the difference at which Welch's test has the power, by the usual sum of two quantiles of t."""
+    from scipy.stats import t
+
+    one, other = (statistics.variance(values) / len(values) for values in (above, below))
+    degrees = (one + other) ** 2 / (one**2 / (len(above) - 1) + other**2 / (len(below) - 1))
+    reach = t.ppf((1 + CONFIDENCE) / 2, degrees) + t.ppf(POWER, degrees)
+    return float(reach) * math.sqrt(one + other)
