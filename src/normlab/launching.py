@@ -172,6 +172,8 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
         trainer.train()
         if materials.scorer is not None:
             confirm_best(settings, dataset, materials.scorer, trainer, run_dir)
+            floor = {"protocol": materials.scorer.evaluator.protocol, **materials.scorer.evaluator.floor()}
+            plain_json.write(run_dir.environment, {**plain_json.read(run_dir.environment), "floor": floor})
         _export(settings, dataset, trainer, run_dir)
         trainer.report("done", DONE)
         return trainer

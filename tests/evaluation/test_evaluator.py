@@ -68,6 +68,22 @@ def test_distance_is_that_of_the_documented_procedure(labelled: Dataset, generat
     assert result.flags == ()
 
 
+def test_the_floor_is_the_distance_of_as_many_real_images(labelled: Dataset):
+    scored = evaluator(labelled, samples=50)
+    features = MeanFeatures().extract(torch.tensor(labelled.train.pixels))[0]
+    some = features[statistics.chosen(len(features), 50)]
+    seen = scored.features.seen if isinstance(scored.features, MeanFeatures) else 0
+
+    floor = scored.floor()
+    assert floor == {
+        "images": 50,
+        "frechet_distance": pytest.approx(frechet_distance(Moments.of(features), Moments.of(some)), rel=1e-4),
+    }
+    assert isinstance(scored.features, MeanFeatures)
+    assert scored.features.seen - seen == 96  # of the real statistics: the floor itself sees no image
+    assert evaluator(labelled, samples=500).floor() == {"images": 96, "frechet_distance": pytest.approx(0, abs=1e-2)}
+
+
 def test_evaluation_repeats_and_does_not_depend_on_the_batch_size(labelled: Dataset, generator: Upwards):
     first = evaluator(labelled, batch_size=20).evaluate(generator)
     assert evaluator(labelled, batch_size=20).evaluate(generator) == first

@@ -479,3 +479,13 @@ def test_precisions_are_never_mixed(normlab: Command, tmp_path: Path) -> None:
         fabricate(tmp_path / precision, arm("none", precision=precision), [99, 50])
 
     assert [each["precision"] for each in compared(normlab, str(tmp_path))] == ["bf16", "fp32"]
+
+
+def test_what_real_images_score_stands_below_the_arms(normlab: Command, study: Path) -> None:
+    for run in study.iterdir():
+        floor = {"protocol": "by" if run.name == "none0" else "other", "images": 50, "frechet_distance": 1.25}
+        (run / "environment.json").write_text(json.dumps({"floor": floor}))
+    (comparison,) = compared(normlab, str(study))
+
+    assert comparison["floor"] == 1.25
+    assert re.search(r"real images themselves +1\.25 ", normlab("report", str(study)).stdout)

@@ -32,6 +32,7 @@ from normlab.evaluation.statistics import (
     Pass,
     RealStatistics,
     chosen,
+    floor,
     if_memory_allows,
     pass_over,
     scores,
@@ -229,6 +230,10 @@ class Evaluator:
         found = {**scores(real, fake, self.features.published, self.splits), **modes}
         values = {name: [value] for name, value in found.items()}
         return Evaluation.of(self.features, real, count, values, fake.logits)
+
+    def floor(self) -> dict[str, float]:
+        """Return what real images score that are as many as the samples, as `statistics.floor` has it."""
+        return floor(self.real_statistics(), self.samples, self.features.published)
 
     def reconstruct(self, generator: nn.Module, search: Search, stop: Callable[[], bool] = never) -> Reconstruction:
         """Search for held-out images in a generator that has the batch statistics it is to be scored with."""

@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 RECIPE = 2
 
 
+# Of distance, score of classes and kernel distance: on the features of Inception-2015, and on others.
+PUBLISHED_NAMES = ("fid", "inception_score", "kid")
+OTHER_NAMES = ("frechet_distance", "classifier_score", "kernel_distance")
+
+
 class NonFiniteFeatures(Exception):
     """A feature network made infinities or NaN of images that are finite."""
 
@@ -122,9 +127,7 @@ def scores(real: RealStatistics, fake: Pass, published: bool, splits: int) -> di
     relative_spread: the root of the mean squared distance between two fakes over that between two reals, in features: 1
     for sets alike, 0 where all fakes are one.
     """
-    distance, score, kernel = (
-        ("fid", "inception_score", "kid") if published else ("frechet_distance", "classifier_score", "kernel_distance")
-    )
+    distance, score, kernel = PUBLISHED_NAMES if published else OTHER_NAMES
     found = if_memory_allows([distance], lambda: [frechet_distance(real.moments, fake.moments, real.factor)])
     if fake.logits:
         found |= if_memory_allows([score, f"{score}_spread"], lambda: classifier_score(fake.logits, splits))
@@ -133,6 +136,17 @@ def scores(real: RealStatistics, fake: Pass, published: bool, splits: int) -> di
     if (variance := real.moments.variance) > 0:
         found |= if_memory_allows(["relative_spread"], lambda: [(fake.moments.variance / variance) ** 0.5])
     return found
+
+
+def floor(real: RealStatistics, samples: int, published: bool) -> dict[str, float]:
+    """Return the distance of so many of the real images themselves, or of all whose features are kept, if fewer.
+
+    No generator is to be expected below. images: how many they were.
+    """
+    some = real.kept[chosen(len(real.kept), samples).to(real.kept.device)]
+    distance, *_ = PUBLISHED_NAMES if published else OTHER_NAMES
+    found = if_memory_allows([distance], lambda: [frechet_distance(real.moments, Moments.of(some), real.factor)])
+    return {"images": len(some), **found}
 
 
 def if_memory_allows(names: Sequence[str], compute: Callable[[], Iterable[float]]) -> dict[str, float]:

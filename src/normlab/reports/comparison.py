@@ -145,10 +145,14 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Arms whose numbers may stand side by side, the baseline first; `notes` say what a reader must know of them."""
+    """Arms whose numbers may stand side by side, the baseline first; `notes` say what a reader must know of them.
+
+    floor: what the real images themselves have of the metric, where runs tell of it.
+    """
 
     kind: Kind
     terms: Terms
+    floor: float | None
     results: list[Result]
     notes: list[str]
 
@@ -183,6 +187,7 @@ def compare(
     return Comparison(
         kind=kind,
         terms=terms,
+        floor=_floor(runs, metric, protocol),
         results=results,
         notes=list(_notes(results, protocol, terms)),
     )
@@ -227,6 +232,14 @@ def _final(run: Run, points: Sequence[Point], metric: str) -> float:
     if (value := points[-1].value) is None:
         raise Unmeasurable(f"the last evaluation is flagged or has no {metric}, so there is no final value")
     return value
+
+
+def _floor(runs: Iterable[Run], metric: str, protocol: str | None) -> float | None:
+    for run in runs:
+        told = plain_json.read(RunDir(run.path).environment).get("floor") or {}
+        if told.get("protocol") == protocol and is_finite(told.get(metric)):
+            return told[metric]
+    return None
 
 
 def _twin(run: Run, arm: Arm) -> str:

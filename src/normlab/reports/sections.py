@@ -30,6 +30,7 @@ STABILITY = (
         ("gradient_ratio/",),
     ),
 )
+REAL = "real images themselves"
 UNFINISHED = ("running", "interrupted", "stopped")
 LOST = {"diverged": ("diverged",), "collapsed": ("collapsed",), "failed": ("failed",), "unfinished": UNFINISHED}
 FOUND = ("collapsed", "dead")  # what may be said of a run that goes on
@@ -57,27 +58,36 @@ def _quality(comparison: Comparison) -> Table:
     better = "higher" if terms.metric in convergence.HIGHER_IS_BETTER else "lower"
     told = [state for state in FOUND if any(result.found(state) for result in results)]
     lost = {name: states for name, states in LOST.items() if any(result.count(*states) for result in results)}
+    floor = [] if comparison.floor is None else [{"arm": REAL, terms.metric: Bounded(comparison.floor)}]
+    noise = [result.noise for result in results if result.noise is not None]
+    lines = ["Seeds: how many survived, of how many."]
+    if not lost:
+        lines = ["Seeds: how many survived; none diverged, collapsed or failed, and none is unfinished."]
+    if any(result.best for result in results):
+        lines += ["Best: of the best checkpoint, scored again from other latents."]
+    lines += [
+        "Noise: deviation of one evaluation over sets of latents."
+        if noise
+        else "How noisy one evaluation is was not measured: evaluation.repeats=5 does."
+    ]
     return Table(
         name="quality",
         title=f"Quality: {terms.metric} at the last evaluation, mean with 95 % interval over seeds; {better} is better",
+        lines=lines,
         rows=[
             {
                 "arm": result.arm.label,
                 terms.metric: _bounded(result.quality),
                 "sd": None if result.quality is None else result.quality.deviation,
                 "seeds": f"{result.survived} of {len(result.values)}",
-                "best": _bounded(result.best),
-                "noise": result.noise,
+                **({"best": _bounded(result.best)} if any(each.best for each in results) else {}),
+                **({"noise": result.noise} if noise else {}),
                 **{f"but {state}": result.found(state) for state in told},
                 **{state: result.count(*states) for state, states in lost.items()},
             }
             for result in results
-        ],
-        lines=[
-            "Seeds: how many survived, of how many."
-            + ("" if lost else " None diverged, collapsed or failed, and none is unfinished."),
-            "Best: of the best checkpoint, scored again. Noise: deviation of one evaluation over sets of latents.",
-        ],
+        ]
+        + floor,
     )
 
 

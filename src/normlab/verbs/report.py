@@ -157,6 +157,7 @@ def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
     return {
         **comparison.kind._asdict(),
         "metric": terms.metric,
+        "floor": comparison.floor,
         "level": terms.level,
         "level_is_given": terms.level_is_given,
         "baseline": comparison.results[0].arm.label,
