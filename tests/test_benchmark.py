@@ -161,6 +161,7 @@ def test_the_trainer_is_told_against_the_bare_loop(quick: None, outputs: Path, c
     assert values["low"] <= values["ratio"] <= values["high"]
     assert values["rounds"] == 2
     assert values["cpu_milliseconds_per_step"]["bare"] > 0
+    assert 0 < values["outside_of_steps"] < 1
     assert values["convolutions_and_optimizer_steps"]["Adam step of 8 tensors"] == 1
     assert values["environment"]["threads"] == 1
     assert list(outputs.parent.iterdir()) == []

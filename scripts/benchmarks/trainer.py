@@ -2,8 +2,10 @@
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from contextlib import closing
+from unittest.mock import patch
 
 import torch
 
@@ -20,6 +22,7 @@ from normlab.composition import configure
 from normlab.config import RunConfig
 from normlab.errors import ConfigurationError
 from normlab.outputs.environment import describe_environment
+from normlab.training.capture import Scalars
 
 AGREEING_STEPS = 5
 TOLERANCE = 1e-4  # relative, between losses: rounding, amplified over the steps by Adam
@@ -51,7 +54,28 @@ def trainer(arguments: argparse.Namespace) -> Report:
         require_same_work(work["normlab"], work["bare"])
         windows = {name: window_of(train, arguments.steps) for name, train in loops.items()}
         seconds = time_rounds(windows, arguments.rounds)
-    return _trainer_report(arguments, settings, seconds, work, difference)
+        outside = share_outside(normlab, arguments.steps)
+    return _trainer_report(arguments, settings, seconds, work, difference, outside)
+
+
+def share_outside(run: Windows, steps: int) -> float:
+    """Return what part of a window's CPU time a trainer spends outside of steps: on rows, status and TensorBoard.
+
+    Both are of the same seconds, so that a machine that is busy slows both.
+    """
+    take, inside = run.trainer.step.take, 0.0
+
+    def timed() -> Scalars:
+        nonlocal inside
+        began = time.process_time()
+        scalars = take()
+        inside += time.process_time() - began
+        return scalars
+
+    with patch.object(run.trainer.step, "take", timed):
+        began = time.process_time()
+        run.train(steps)
+        return 1 - inside / (time.process_time() - began)
 
 
 def trainer_settings(arguments: argparse.Namespace) -> RunConfig:
@@ -95,6 +119,7 @@ def _trainer_report(
     seconds: dict[str, list[Seconds]],
     work: dict[str, Work],
     difference: float,
+    outside: float,
 ) -> Report:
     cpu = {name: [window.cpu for window in windows] for name, windows in seconds.items()}
     wall = {name: [window.wall for window in windows] for name, windows in seconds.items()}
@@ -114,6 +139,7 @@ def _trainer_report(
         "operations_per_step": operations,
         "convolutions_and_optimizer_steps": dict(work["bare"].heavy),
         "largest_loss_difference": difference,
+        "outside_of_steps": outside,
         "settings": chosen,
         "environment": describe_environment(CPU, settings.precision),
     }
@@ -127,6 +153,7 @@ def _trainer_report(
         f"  CPU time of a step  {milliseconds['normlab']:.2f} ms against {milliseconds['bare']:.2f} ms",
         f"  CPU time, ratio     {ratio}",
         f"  wall time, ratio    {wall_ratio}",
+        f"  outside of steps    {100 * outside:.2f} % of the trainer's CPU time, measured within",
         f"  noise control       {control}  (normlab against itself, CPU time; wall {wall_control.median:.3f})",
     ]
     return Report(values, lines)

@@ -24,6 +24,8 @@ class Loaded(NamedTuple):
 def load(source: Path) -> Loaded:
     """Return the generator of a run's newest checkpoint, averaged where there is an average, or of a .safetensors file.
 
+    Of a run that has none left it is the one that the run exported.
+
     Raises ConfigurationError if the source is neither, CheckpointError if there is nothing sound in it.
     """
     return _from_file(source) if source.suffix == ".safetensors" else _from_run(source)
@@ -49,6 +51,8 @@ def _from_run(path: Path) -> Loaded:
     if not run_dir.exists():
         remedy = "name a folder that holds a config.yaml, or a .safetensors file"
         raise ConfigurationError(str(path), "is not the folder of a run", remedy)
+    if not Checkpoints(run_dir.checkpoints).steps() and run_dir.generator.exists():
+        return _from_file(run_dir.generator)
     settings = config.load(run_dir.config)
     own, checkpoints = assemble.saved_state(settings, run_dir), Checkpoints(run_dir.checkpoints)
     newest = None if own is None else checkpoints.newest(set_aside=False, largest=own.most_bytes())

@@ -1,7 +1,9 @@
 import json
 import logging
 import math
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,7 +133,27 @@ def test_images_and_text_reach_tensorboard(tmp_path):
     events.Reload()
     (image,) = events.Images("samples")
     assert (image.step, image.height, image.width) == (4, 5, 7)
-    assert events.Tags()["tensors"] == ["config/text_summary"]
+    assert "config/text_summary" in events.Tags()["tensors"]
+
+
+def test_one_page_of_tensorboard_shows_whether_a_run_is_healthy(tmp_path: Path) -> None:
+    """As its plugin reads it: every chart finds what a run writes, and every scalar of a step has a chart."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+    board = TensorBoard(tmp_path)
+    board.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (event,) = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
+    patterns = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
+    written = [f"{name}/{network}" for name in ("loss", "gradient_norm") for network in ("generator", "discriminator")]
+    written += ["loss/penalty", *(f"score/{name}" for name in ("real", "fake", "accuracy", "spread"))]
+    written += ["sigma/generator/0", "sigma/discriminator/blocks.1", "live/frechet_distance", "averaged/coverage"]
+
+    assert all(any(re.fullmatch(pattern, tag) for pattern in patterns) for tag in written)
+    assert all(any(re.fullmatch(pattern, tag) for tag in written) for pattern in patterns)
 
 
 def test_the_thread_that_writes_for_tensorboard_ends_without_a_traceback(tmp_path, capfd):

@@ -82,6 +82,24 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
+# The page "Custom scalars" of TensorBoard, by patterns of tags: what a look at a run is for, from losses to quality.
+LAYOUT = {
+    "Is it healthy?": {
+        "losses": ["Multiline", ["loss/.*"]],
+        "scores: real above fake, and neither runs away": ["Multiline", ["score/real", "score/fake"]],
+        "pairs told apart: 0.5 is chance, at 1 the discriminator has won": ["Multiline", ["score/accuracy"]],
+        "spread of the scores: near 0 the discriminator is dead": ["Multiline", ["score/spread"]],
+        "gradient norms: neither vanishing nor exploding": ["Multiline", ["gradient_norm/.*"]],
+        "distance of the samples: falls": ["Multiline", ["(live|averaged)/(fid|frechet_distance)"]],
+        "recall and coverage: fall where modes are lost": ["Multiline", ["(live|averaged)/(recall|coverage)"]],
+    },
+    "Largest singular values": {
+        "discriminator": ["Multiline", ["sigma/discriminator/.*"]],
+        "generator": ["Multiline", ["sigma/generator/.*"]],
+    },
+}
+
+
 class TensorBoard:
     """Event files for TensorBoard. A view only: if they cannot be written, it warns once and training goes on.
 
@@ -97,6 +115,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(path), purge_step=purge_step)
+            self._writer.add_custom_scalars(LAYOUT)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         with self._tolerant():
