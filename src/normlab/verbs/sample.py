@@ -136,9 +136,11 @@ def _as_kept(images: Tensor) -> Tensor:
 
 
 def _save_array(images: Tensor, labels: Tensor | None, path: Path) -> None:
-    told = {} if labels is None else {"labels": labels.numpy()}
     with replacing(path) as file:
-        np.savez_compressed(file, images=images.numpy(), **told)
+        if labels is None:
+            np.savez_compressed(file, images=images.numpy())
+        else:
+            np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
 
 
 def _save_files(images: Iterator[Tensor], folder: Path) -> None:
