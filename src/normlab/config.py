@@ -135,6 +135,14 @@ class EveryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """Settings of which a sweep chooses the best for each arm, and the seeds that it chooses on; none by default."""
+
+    keys: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that a run is made of."""
 
@@ -155,6 +163,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     every: EveryConfig = field(default_factory=EveryConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     threads: Annotated[int, Range(least=1, most=1024)] | None = None
     plugins: tuple[str, ...] = ()
     resume: str | None = None
@@ -191,7 +200,7 @@ ALWAYS_NAMED = (
 # Settings that do not change what is computed, and so may change when a run goes on.
 FREE = (
     *("every", "train.until", "train.time_limit", "train.capture", "device", "threads"),
-    *("force", "on_collapse", "debug"),
+    *("force", "on_collapse", "debug", "tuning"),
     *("dataset.root", "dataset.download", "dataset.workers", "evaluation.weights"),
 )
 # Settings that choose the folder, or say how a run is started.

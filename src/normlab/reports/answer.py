@@ -60,8 +60,13 @@ def _losses(results: Sequence[Result]) -> list[str]:
 
 
 def _same_setting(comparison: Comparison) -> list[str]:
+    runs = [run for result in comparison.results for run in result.arm.runs if run.settings is not None]
+    tuned = {run.settings.tuning for run in runs if run.settings is not None}
     if len(comparison.results) < 2 or any(result.arm.pooled for result in comparison.results):
         return []
+    if len(tuned) == 1 and (tuning := tuned.pop()).keys:
+        seeds = ", ".join(map(str, tuning.seeds))
+        return [f"Every arm had the same grid of {' and '.join(tuning.keys)}; what was best on seeds {seeds} is shown."]
     return ["Every arm was trained at the settings of the table below, and not tuned for itself."]
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,24 +39,21 @@ class Plan:
     hydra_words: list[str]
 
 
-def plan(words: list[str], config_dir: str | None) -> Plan:
+def plan(words: list[str], config_dir: str | None, keep: Callable[[RunConfig], bool] | None = None) -> Plan:
     """Read every run of a sweep before the first one starts, so that a typo shows now and not on Monday.
 
-    What only the parts can judge, such as a learning rate below 0, ends that run alone.
+    What only the parts can judge, such as a learning rate below 0, ends that run alone.  keep: whether a run is to be
+    one of the sweep's, by default all are.
     """
-    own = [word for word in words if not composition.for_hydra(word)]
-    hydra_words = [word for word in words if word not in own or (word.startswith("experiment=") and "," not in word)]
-    if any(word.startswith("hydra/sweeper") for word in hydra_words):
-        raise ConfigurationError("hydra/sweeper", "is not for normlab", "list values, KEY=A,B: every combination runs")
-    launcher, swept_by_experiment = composition.sweeping(hydra_words, config_dir)
-    given = {word.partition("=")[0] for word in own}
-    own += [word for word in swept_by_experiment if word.partition("=")[0] not in given]
+    launcher, hydra_words, own = _launcher_and_words(words, config_dir)
     count = _processes(launcher)
     complaints: dict[Complaint, None] = {}
     runs: list[Planned] = []
     for combination in composition.combinations(own):
         settings, wrong = composition.configure(combination, config_dir)
         complaints |= dict.fromkeys(wrong)
+        if keep is not None and not keep(settings):
+            continue
         folder = composition.run_folder(settings)
         ended = None if settings.fresh else progress.ended(settings, RunDir(folder))
         runs.append(Planned(combination, settings, folder, ended))
@@ -64,6 +62,12 @@ def plan(words: list[str], config_dir: str | None) -> Plan:
     composition.refuse(list(complaints))
     _refuse_twins(runs)
     return Plan(runs, launcher, runs[0].settings.on_error, hydra_words)
+
+
+def first_settings(words: list[str], config_dir: str | None) -> RunConfig:
+    """Return the settings of a sweep's first run, whatever is wrong with them."""
+    _, _, own = _launcher_and_words(words, config_dir)
+    return composition.configure(composition.combinations(own)[0], config_dir)[0]
 
 
 def require_launcher(launcher: dict[str, Any]) -> None:
@@ -141,6 +145,17 @@ def swept(runs: list[list[str]]) -> list[dict[str, str]]:
     values = [{key.rpartition("@")[2]: value for key, _, value in own} for own in parts]
     differing = {key for own in values for key in own if len({other.get(key) for other in values}) > 1}
     return [{key: value for key, value in own.items() if key in differing} for own in values]
+
+
+def _launcher_and_words(words: list[str], config_dir: str | None) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return a sweep's launcher, the words that are Hydra's, and those of its runs with all their values."""
+    own = [word for word in words if not composition.for_hydra(word)]
+    hydra_words = [word for word in words if word not in own or (word.startswith("experiment=") and "," not in word)]
+    if any(word.startswith("hydra/sweeper") for word in hydra_words):
+        raise ConfigurationError("hydra/sweeper", "is not for normlab", "list values, KEY=A,B: every combination runs")
+    launcher, swept_by_experiment = composition.sweeping(hydra_words, config_dir)
+    given = {word.partition("=")[0] for word in own}
+    return launcher, hydra_words, own + [word for word in swept_by_experiment if word.partition("=")[0] not in given]
 
 
 def _gpus_to_share(launcher: dict[str, Any], runs: int) -> list[str]:

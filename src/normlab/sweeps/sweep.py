@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from normlab import config
+from normlab.config import RunConfig
 from normlab.errors import DONE, TIME_LIMIT_REACHED, SweepError
 from normlab.outputs.run_dir import ENDINGS
 from normlab.reports.screen import Screen
@@ -30,9 +31,9 @@ _ASK_QUEUE_SECONDS = 5.0
 _GRACE_SECONDS = 10.0
 
 
-def run(words: list[str], config_dir: str | None) -> int:
-    """Run what is missing of a sweep, print the closing table, and return the exit code."""
-    plan = planning.plan(words, config_dir)
+def run(words: list[str], config_dir: str | None, keep: Callable[[RunConfig], bool] | None = None) -> int:
+    """Run what is missing of a sweep, or of the runs to keep, print the closing table, and return the exit code."""
+    plan = planning.plan(words, config_dir, keep)
     if any(run.ended is None for run in plan.runs):
         planning.require_launcher(plan.launcher)
     plan, rows = throughput.settle(plan)

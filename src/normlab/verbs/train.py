@@ -7,7 +7,7 @@ from normlab.config import RunConfig
 from normlab.errors import DONE, Complaint, ConfigurationError
 from normlab.outputs.run_dir import RunDir
 from normlab.signals import postponed
-from normlab.sweeps import dry, sweep
+from normlab.sweeps import dry, planning, sweep, tuning
 from normlab.verbs.arguments import Arguments
 
 
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
         composition.hand_to_hydra(arguments, task=_refuse_to_train)
         return DONE
     if known.multirun:
-        return _check_sweep(words, known.config_dir) if known.check else sweep.run(words, known.config_dir)
+        return _sweep(words, known.config_dir, known.check)
 
     for_sweeps = [word for word in words if composition.for_hydra(word) and not word.startswith("hydra.searchpath=")]
     settings, complaints = composition.configure([word for word in words if word not in for_sweeps], known.config_dir)
@@ -50,6 +50,16 @@ def run(arguments: list[str]) -> int:
     # Of the settings as they were given, as a sweep has them, which knows nothing of the parts' own defaults.
     run_dir = RunDir(composition.run_folder(settings))
     return launching.preview(completed, run_dir) if known.check else launching.launch(completed, run_dir)
+
+
+def _sweep(words: list[str], config_dir: str | None, check: bool) -> int:
+    settings = planning.first_settings(words, config_dir)
+    if not settings.tuning.keys:
+        return _check_sweep(words, config_dir) if check else sweep.run(words, config_dir)
+    if not check:
+        return tuning.run(words, config_dir)
+    print("tuning; the best of each arm is then trained on the sweep's own seeds")
+    return _check_sweep(tuning.of_grid(words, settings.name, settings.tuning.seeds), config_dir)
 
 
 def _offer_parts_of(plugins: tuple[str, ...]) -> None:

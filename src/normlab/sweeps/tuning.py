@@ -1,0 +1,136 @@
+"""A sweep in which every arm gets the same grid: the best of it is chosen on some seeds, and trained on others.
+
+An arm's mean at the setting that was best of many on the same seeds is too good by luck. So the grid is trained on
+seeds of its own, in a study of its own, whose runs are no part of the one that is reported.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from normlab import config
+from normlab.config import RunConfig
+from normlab.errors import ConfigurationError
+from normlab.outputs import plain_json
+from normlab.registry import unknown
+from normlab.reports import convergence, tables
+from normlab.reports.convergence import protocol_of
+from normlab.reports.runs import read_run
+from normlab.sweeps import planning, sweep
+from normlab.sweeps.planning import Planned
+
+STUDY = "_tuning"  # behind the name of the study
+
+
+class Setting(NamedTuple):
+    """A point of an arm's grid, with the final values of the runs there; infinite for one that did not survive."""
+
+    values: dict[str, Any]
+    finals: list[float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.finals)
+
+
+def run(words: list[str], config_dir: str | None) -> int:
+    """Train the grid on the tuning seeds, choose, and train the chosen setting of each arm on the sweep's own seeds."""
+    plan = planning.plan(words, config_dir)
+    settings = plan.runs[0].settings
+    _require(plan.runs)
+    name, seeds = settings.name, settings.tuning.seeds
+    print(f"tuning: every arm at every setting of {', '.join(settings.tuning.keys)}, on seeds {_listed(seeds)}")
+    if code := sweep.run(of_grid(words, name, seeds), config_dir):
+        return code
+    metric, grid = results(planning.plan(of_grid(words, name, seeds), config_dir).runs)
+    chosen = {arm: min(points, key=lambda point: point.mean) for arm, points in grid.items()}
+    rows = [
+        {"arm": label(arm), **chosen[arm].values, metric: _shown(metric, chosen[arm].mean), "of settings": len(points)}
+        for arm, points in grid.items()
+    ]
+    print(f"\nchosen on seeds {_listed(seeds)}, by the mean final {metric}:\n{tables.render(rows)}\n")
+    told = {"metric": metric, "seeds": list(seeds), "keys": list(settings.tuning.keys), "arms": rows}
+    folder = config.outputs_folder() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    plain_json.write(folder / "tuning.json", told)
+
+    def is_chosen(settings: RunConfig) -> bool:
+        return point_of(settings) == chosen[arm_of(settings)].values
+
+    return sweep.run(words, config_dir, keep=is_chosen)
+
+
+def of_grid(words: Sequence[str], name: str, seeds: Sequence[int]) -> list[str]:
+    """Return the words of the sweep over the grid: those of the whole, on other seeds and in another study."""
+    others = [word for word in words if word.partition("=")[0] not in ("seed", "name")]
+    return [*others, f"seed={_listed(seeds)}", f"name={name}{STUDY}"]
+
+
+def results(runs: Sequence[Planned]) -> tuple[str, dict[Hashable, list[Setting]]]:
+    """Return the metric that tells how good runs are, and of each arm the points of its grid.
+
+    Raises ConfigurationError if nothing was evaluated. Of a metric that is better high the values are negated.
+    """
+    found = [read_run(run.folder) for run in runs]
+    protocol = protocol_of([row for run in found for row in run.evaluations])
+    scores = [
+        convergence.last_scores(run.evaluations, protocol) if run.state == "done" else dict[str, float]()
+        for run in found
+    ]
+    metric = next((name for name in convergence.METRICS if any(name in each for each in scores)), None)
+    if metric is None:
+        remedy = "let evaluation and every.evaluate have scores"
+        raise ConfigurationError("tuning", "no run has a score to choose by", remedy)
+    sign = -1 if metric in convergence.HIGHER_IS_BETTER else 1
+    points: dict[Hashable, dict[str, Setting]] = {}
+    for run, score in zip(runs, scores, strict=True):
+        values = point_of(run.settings)
+        own = points.setdefault(arm_of(run.settings), {})
+        point = own.setdefault(json.dumps(values), Setting(values, []))
+        point.finals.append(sign * score[metric] if metric in score else math.inf)
+    return metric, {arm: [*own.values()] for arm, own in points.items()}
+
+
+def arm_of(settings: RunConfig) -> Hashable:
+    """Return what an arm has in common: everything that determines the result but the seed and the tuned settings."""
+    left_out = ("seed", *settings.tuning.keys)
+    known = config.identity(settings)
+    return json.dumps({key: value for key, value in known.items() if key not in left_out}, sort_keys=True)
+
+
+def point_of(settings: RunConfig) -> dict[str, Any]:
+    """Return the values of the tuned settings."""
+    known = config.identity(settings)
+    return {key: known.get(key) for key in settings.tuning.keys}
+
+
+def label(arm: Hashable) -> str:
+    """Return the techniques of an arm."""
+    known: Mapping[str, Any] = json.loads(str(arm))
+    return f"G:{known['normalization.generator.name']} D:{known['normalization.discriminator.name']}"
+
+
+def _require(runs: Sequence[Planned]) -> None:
+    """Raise ConfigurationError for keys that are none, for no tuning seeds, and for seeds that are in both parts."""
+    settings = runs[0].settings
+    known = {key for run in runs for key in config.identity(run.settings)}
+    for key in settings.tuning.keys:
+        if key not in known or key == "seed":
+            raise ConfigurationError.of([unknown("tuning.keys", key, sorted(known - {"seed"}), "a setting")])
+    seeds = {run.settings.seed for run in runs}
+    if not settings.tuning.seeds:
+        raise ConfigurationError("tuning.seeds", "is empty", "give seeds that the study itself does not have")
+    if both := sorted(seeds & {*settings.tuning.seeds}):
+        problem = f"{_listed(both)} would be chosen on and reported, too"
+        raise ConfigurationError("tuning.seeds", problem, "give seeds that the study itself does not have")
+
+
+def _shown(metric: str, mean: float) -> float | None:
+    sign = -1 if metric in convergence.HIGHER_IS_BETTER else 1
+    return sign * mean if math.isfinite(mean) else None
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ",".join(map(str, seeds))
