@@ -12,8 +12,11 @@ from normlab.reports.measured import Unmeasurable, is_finite
 
 Rows = Sequence[Mapping[str, Any]]
 
-LOWER_IS_BETTER = ("fid", "frechet_distance", "kid", "kernel_distance", "reconstruction_error")
-HIGHER_IS_BETTER = ("inception_score", "classifier_score", "precision", "recall", "density", "coverage")
+LOWER_IS_BETTER = ("fid", "frechet_distance", "kid", "kernel_distance", "reconstruction_error", "kl_to_uniform")
+HIGHER_IS_BETTER = (
+    *("inception_score", "classifier_score", "precision", "recall", "density", "coverage"),
+    *("modes", "good_share"),
+)
 METRICS = (*LOWER_IS_BETTER, *HIGHER_IS_BETTER)
 # What time is counted in, by the names that rows have for it.
 UNITS = ("step", "images_seen", "seconds")
