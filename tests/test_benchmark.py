@@ -334,6 +334,11 @@ def test_a_technique_is_refused_where_both_have_spectral_normalization(capsys: p
     assert "error: --technique: " in capsys.readouterr().err
 
 
+def test_scaling_refuses_a_setting_that_an_axis_sets(capsys: pytest.CaptureFixture[str]):
+    assert benchmark.main(["scaling", "--axis", "width", "architecture.width=8"]) == 2
+    assert capsys.readouterr().err.startswith("error: architecture.width: is what an axis or an option")
+
+
 def test_a_loader_holds_a_trainer_up_between_windows(monkeypatch: pytest.MonkeyPatch):
     """A trainer of 2 batches a step, asked for windows of 1 and 2 steps, over an epoch of 4 batches."""
     requests = [{"steps": 1, "count": False}, {"steps": 2, "count": True}]

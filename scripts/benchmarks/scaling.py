@@ -23,7 +23,7 @@ from benchmarks.runs import run_settings
 from benchmarks.timing import AGAIN, EQUAL, Ratio, Seconds, ratio_of, time_rounds
 from benchmarks.workers import Worker
 from normlab import assemble
-from normlab.errors import NormlabError
+from normlab.errors import ConfigurationError, NormlabError
 from normlab.outputs.environment import describe_environment
 from normlab.training.step import Step
 
@@ -115,12 +115,22 @@ def steps_of_a_window(train: Callable[[int], Any]) -> int:
     return max(1, math.ceil(LEAST / taken))
 
 
+# Settings that are the benchmark's own.
+TAKEN = ("device", "evaluation", "architecture.width", "train.batch_size", "dataset.image_size")
+
 # --- Points of the axes ---------------------------------------------------------------------------------------------
 
 
 def words_of(arguments: argparse.Namespace, **point: int) -> list[str]:
-    """Return the settings of a run at the reference, but for the axes that are named."""
+    """Return the settings of a run at the reference, but for the axes that are named.
+
+    Raises ConfigurationError for one that an axis has a say in.
+    """
     chosen = REFERENCE | point
+    for key in (change.partition("=")[0] for change in arguments.changes):
+        if key in TAKEN:
+            remedy = f"leave it out; every axis passes through {REFERENCE}"
+            raise ConfigurationError(key, "is what an axis or an option of this benchmark sets", remedy)
     return [
         *(f"device={arguments.device}", "evaluation=none", f"architecture.width={chosen['width']}"),
         *(f"train.batch_size={chosen['batch']}", f"dataset.image_size={chosen['resolution']}", *arguments.changes),

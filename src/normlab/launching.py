@@ -6,7 +6,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -169,11 +169,15 @@ def _train(settings: RunConfig, materials: Materials, run_dir: RunDir, device: t
         # Last, since a folder counts as a run from here on.
         write_atomically(run_dir.config, config.to_yaml(settings).encode())
         trainer.report("running")
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            with suppress(NormlabError):  # a full disk has been told of already
+                _amend(run_dir, capture=trainer.step.captured_as)
         if materials.scorer is not None:
             confirm_best(settings, dataset, materials.scorer, trainer, run_dir)
             floor = {"protocol": materials.scorer.evaluator.protocol, **materials.scorer.evaluator.floor()}
-            plain_json.write(run_dir.environment, {**plain_json.read(run_dir.environment), "floor": floor})
+            _amend(run_dir, floor=floor)
         _export(settings, dataset, trainer, run_dir)
         trainer.report("done", DONE)
         return trainer
@@ -322,6 +326,11 @@ def _require_same_ranks(dataset: Dataset, settings: RunConfig, run_dir: RunDir) 
     if assemble.normalizes_batches(settings, assemble.image_spec(dataset)):
         problem = f"is local, of which {before} processes make something else than {count}"
         raise ConfigurationError(key, problem, f"start {before}, or give allow_changes=[{key}]")
+
+
+def _amend(run_dir: RunDir, **facts: Any) -> None:
+    """Put into `environment.json` what has shown itself on the way."""
+    plain_json.write(run_dir.environment, {**plain_json.read(run_dir.environment), **facts})
 
 
 def _environment(settings: RunConfig, materials: Materials, device: torch.device) -> dict[str, Any]:

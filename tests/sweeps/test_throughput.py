@@ -75,6 +75,26 @@ def test_more_at_a_time_are_tried_until_they_gain_nothing_or_have_no_room(
     assert (device.tried, throughput.best(rows, most)) == (tried, best)
 
 
+def test_one_run_that_was_held_up_is_tried_again_where_two_seem_to_gain_the_impossible() -> None:
+    speeds = iter([10.0, 190.0, 100.0, 200.0])
+    device = Device(lambda count: next(speeds))
+
+    rows = throughput.measure(4, device)
+    assert device.tried == [1, 2, 1, 4]
+    assert [row.images_per_second for row in rows] == [100, 190, 200]
+    assert throughput.best(rows, 4) == 2
+
+
+def test_where_one_core_is_left_it_is_said_that_one_run_at_a_time_is_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plan, rows = throughput.settle(planned(3), Device())
+
+    assert (plan.launcher["settings"]["n_jobs"], rows) == (1, [])
+    assert capsys.readouterr().out == "runs at a time: 1, as OMP_NUM_THREADS or the scheduler leaves one core\n"
+
+
 def test_a_table_is_gone_on_with_where_more_runs_may_be_of_use() -> None:
     device = Device(lambda count: 100.0 * count)
     few = throughput.measure(2, device)

@@ -318,6 +318,7 @@ def test_what_cannot_be_compiled_is_told_once_and_the_step_taken_from_where_it_b
     close(tensors(twin.state), tensors(step.state))
     assert twin.compiler is not None
     assert twin.compiler.impossible
+    assert twin.captured_as == ("graph" if replayed else "none")
     assert twin.capture is None or (any(twin.capture.recordings.values()) and not twin.capture.impossible)
     assert sum("steps are not compiled" in record.message for record in caplog.records) == 1
 

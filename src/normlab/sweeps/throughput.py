@@ -31,6 +31,7 @@ from normlab.sweeps.planning import Plan
 
 GAIN = 1.1  # of the images per second of all runs together, below which more of them at a time are not worth it
 SECONDS = 4.0
+IMPLAUSIBLE = 1.5  # times as much as so many more runs could gain
 # Settings that a step costs the same whatever they are.
 _COST_NOTHING = (
     *("seed", "initialisation.", "evaluation."),
@@ -84,6 +85,9 @@ def settle(plan: Plan, attempt: Try | None = None) -> tuple[Plan, list[Row]]:
             rows = measure(most, attempt or (lambda count: try_out(settings, count, place)), rows)
             _keep(kept, settings, place, rows)
         print(_told(rows, most, place, kept), flush=True)
+    elif most == 1:
+        why = "OMP_NUM_THREADS or the scheduler leaves one core" if threads.cores() == 1 else "there is no use for more"
+        print(f"runs at a time: 1, as {why}", flush=True)
     return planning.with_runs_at_once(plan, best(rows, most) * place.devices), rows
 
 
@@ -103,12 +107,20 @@ def forecast(plan: Plan) -> tuple[Plan, str]:
 def measure(most: int, attempt: Try, known: Sequence[Row] = ()) -> list[Row]:
     """Try 1, 2, 4 ... runs at a time, up to `most`, until more gain nothing or have no room; return the whole table.
 
-    known: rows that need not be tried again.
+    known: rows that need not be tried again.  Where several gain far more than there are of them, something has held
+    the fewer up, and those are tried once more.
     """
-    rows = list(known)
-    while (count := next_count(rows, most)) is not None:
-        rows = sorted([*rows, attempt(count)], key=lambda row: row.at_once)
-    return rows
+    rows = {row.at_once: row for row in known}
+    while (count := next_count([*rows.values()], most)) is not None:
+        found = rows[count] = attempt(count)
+        fewer = max((row for row in rows.values() if row.at_once < count), key=lambda row: row.at_once, default=None)
+        if (
+            fewer is not None
+            and found.images_per_second > IMPLAUSIBLE * count / fewer.at_once * fewer.images_per_second
+        ):
+            again = attempt(fewer.at_once)
+            rows[fewer.at_once] = max(fewer, again, key=lambda row: row.images_per_second)
+    return sorted(rows.values(), key=lambda row: row.at_once)
 
 
 def next_count(rows: Sequence[Row], most: int) -> int | None:

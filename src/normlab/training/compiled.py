@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar, cast
@@ -65,8 +66,13 @@ class Compiler:
         except Exception as error:  # compilers raise anything
             if isinstance(error, NormlabError) or is_out_of_memory(error):
                 raise
-            reason = " ".join(str(error).split())[:200]
-            log.warning("steps are not compiled, as one cannot be: %s: %s", type(error).__name__, reason)
+            reason = textwrap.shorten(str(error).partition("\n")[0], 160, placeholder=" ...")
+            log.warning(
+                "steps are not compiled, as torch cannot compile one; the run goes on without: %s: %s",
+                type(error).__name__,
+                reason,
+            )
+            log.debug("%s", error)
         self.impossible = True
         state.load_state_dict(before)
         return step()

@@ -95,6 +95,13 @@ class Step:
         state.images_seen += self.discriminator_steps * self.batch_size
         return scalars
 
+    @property
+    def captured_as(self) -> str:
+        """What has come of the wish to compile or capture steps: `none` where it was not possible."""
+        if self.compiler is not None and not self.compiler.impossible:
+            return "compile"
+        return "graph" if self.capture is not None and not self.capture.impossible else "none"
+
     def train(self) -> Scalars:
         """Do all of a step but for its count: by replay, where steps are captured."""
         if self.capture is None:
