@@ -460,6 +460,7 @@ def test_points_of_an_axis_differ_in_it_alone(monkeypatch: pytest.MonkeyPatch, c
     best = max((row["of_reference"] for row in rows), key=lambda ratio: ratio["median"])
     assert [told[key] for key in ("ratio", "low", "high")] == [best[key] for key in ("median", "low", "high")]
     assert [row["point"] for row in rows] == [2, 64]
+    assert (told["reference"]["width"], told["reference"]["batch"]) == (4, 64)
     assert rows[0]["images_per_second"]["median"] < rows[1]["images_per_second"]["median"]
 
 

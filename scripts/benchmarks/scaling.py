@@ -52,6 +52,7 @@ def scaling(arguments: argparse.Namespace) -> Report:
     so many threads; ranks share one run's batch.
     """
     tables: dict[str, Any] = {}
+    reference = reference_of(arguments)
     for axis in arguments.axis or POINTS:
         if axis == "ranks" and importlib.util.find_spec("normlab.distributed") is None:
             tables[axis] = {"skipped": "this normlab trains on one process"}
@@ -66,14 +67,14 @@ def scaling(arguments: argparse.Namespace) -> Report:
         "control": max(controls, key=lambda ratio: abs(ratio - 1), default=1.0),
         "rounds": arguments.rounds,
         "axes": tables,
-        "reference": REFERENCE,
+        "reference": reference,
         "settings": {key: getattr(arguments, key) for key in ("device", "threads", "changes")},
         "environment": describe_environment(
             assemble.choose_device(run_settings([f"device={arguments.device}"]).device), "fp32"
         ),
     }
     lines = ["images a second, of real images that the discriminator sees; what is not varied is as in the reference"]
-    lines += [f"  reference  {', '.join(f'{axis} {value}' for axis, value in REFERENCE.items())}"]
+    lines += [f"  reference  {', '.join(f'{axis} {value}' for axis, value in reference.items())}"]
     for axis, table in tables.items():
         lines += _lines(axis, table)
     return Report(values, lines)
@@ -115,22 +116,28 @@ def steps_of_a_window(train: Callable[[int], Any]) -> int:
     return max(1, math.ceil(LEAST / taken))
 
 
-# Settings that are the benchmark's own.
-TAKEN = ("device", "evaluation", "architecture.width", "train.batch_size", "dataset.image_size")
+# The settings that are axes.
+AXES = {"train.batch_size": "batch", "architecture.width": "width", "dataset.image_size": "resolution"}
 
 # --- Points of the axes ---------------------------------------------------------------------------------------------
 
 
-def words_of(arguments: argparse.Namespace, **point: int) -> list[str]:
-    """Return the settings of a run at the reference, but for the axes that are named.
+def reference_of(arguments: argparse.Namespace) -> dict[str, int]:
+    """Return the reference with what the settings say of axes that are not measured.
 
-    Raises ConfigurationError for one that an axis has a say in.
+    Raises ConfigurationError for a setting of one that is, and for those that the benchmark has options for.
     """
-    chosen = REFERENCE | point
-    for key in (change.partition("=")[0] for change in arguments.changes):
-        if key in TAKEN:
-            remedy = f"leave it out; every axis passes through {REFERENCE}"
+    given = {key: value for key, _, value in (change.partition("=") for change in arguments.changes)}
+    for key in given:
+        if key in ("device", "evaluation") or AXES.get(key) in (arguments.axis or POINTS):
+            remedy = "leave it out, or measure another --axis"
             raise ConfigurationError(key, "is what an axis or an option of this benchmark sets", remedy)
+    return REFERENCE | {AXES[key]: int(value) for key, value in given.items() if key in AXES and value.isdigit()}
+
+
+def words_of(arguments: argparse.Namespace, **point: int) -> list[str]:
+    """Return the settings of a run at the reference, but for the axes that are named."""
+    chosen = reference_of(arguments) | point
     return [
         *(f"device={arguments.device}", "evaluation=none", f"architecture.width={chosen['width']}"),
         *(f"train.batch_size={chosen['batch']}", f"dataset.image_size={chosen['resolution']}", *arguments.changes),

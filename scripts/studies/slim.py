@@ -1,9 +1,9 @@
-"""What of the runs of a study is worth keeping with its page: all that `normlab report` reads, and one picture.
+"""What of the runs of a study is worth keeping with its page: all that `normlab report` reads.
 
     python scripts/studies/slim.py DIR OUT
 
-Copies of every run in or below DIR its configuration, status, environment, JSON lines and newest grid of samples to
-OUT; the names of the machine and of folders on it stay behind. `normlab report OUT` then gives the same tables.
+Copies of every run in or below DIR its configuration, status, environment and JSON lines to OUT, of the first seed the
+grids of samples, too; the names of the machine stay behind. `normlab report OUT` then gives the same tables.
 """
 
 import shutil
@@ -21,16 +21,17 @@ OF_THE_MACHINE = ("host", "platform")
 def main(folder: Path, out: Path) -> int:
     """Copy the runs and return how many there were."""
     runs = list(find_runs([folder]))
+    first = min((run.settings.seed for run in runs if run.settings is not None), default=0)
     for run in runs:
         source, target = RunDir(run.path), RunDir(out / run.path.name)
-        target.samples.mkdir(parents=True, exist_ok=True)
+        target.path.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             if (file := getattr(source, name)).exists():
                 shutil.copyfile(file, getattr(target, name))
         told = plain_json.read(source.environment)
         plain_json.write(target.environment, {key: value for key, value in told.items() if key not in OF_THE_MACHINE})
-        if (grid := run.grid()) is not None:
-            shutil.copyfile(grid, target.samples / grid.name)
+        if run.settings is not None and run.settings.seed == first and source.samples.is_dir():
+            shutil.copytree(source.samples, target.samples, dirs_exist_ok=True)
     print(f"{len(runs)} runs in {out}")
     return len(runs)
 
