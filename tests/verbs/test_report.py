@@ -489,3 +489,18 @@ def test_what_real_images_score_stands_below_the_arms(normlab: Command, study: P
 
     assert comparison["floor"] == 1.25
     assert re.search(r"real images themselves +1\.25 ", normlab("report", str(study)).stdout)
+
+
+def test_the_noise_of_evaluations_and_the_best_scored_again_stand_beside_the_final_value(
+    normlab: Command, tmp_path: Path
+) -> None:
+    for seed, deviation in ((0, 3.0), (1, 4.0)):
+        repeats = {"frechet_distance": [50 - deviation, 50, 50 + deviation]}
+        fabricate(tmp_path / str(seed), arm("none", seed), [99, 50], repeats=repeats)
+        best = {"step": 0, "protocol": "by", "flags": [], "frechet_distance": 40.0 + seed}
+        (tmp_path / f"{seed}/best.json").write_text(json.dumps(best))
+    (described,) = by_label(*compared(normlab, str(tmp_path))).values()
+
+    assert described["noise"] == pytest.approx((3**2 / 2 + 4**2 / 2) ** 0.5)
+    assert described["best"]["mean"] == 40.5
+    assert described["quality"]["mean"] == 50

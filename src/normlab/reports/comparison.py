@@ -257,8 +257,8 @@ def _best(run_dir: RunDir, metric: str, protocol: str | None) -> float | None:
 def _noise(run: Run, metric: str, protocol: str | None) -> float | None:
     """Return the deviation of the newest evaluation that was repeated, None where none was."""
     for row in reversed(run.evaluations):
-        values = [each.get(metric) for each in row.get("repeats") or () if is_finite(each.get(metric))]
-        if row.get("protocol") == protocol and len(values) > 1:
+        values = (row.get("repeats") or {}).get(metric) or []
+        if row.get("protocol") == protocol and len(values) > 1 and all(map(is_finite, values)):
             return statistics.stdev(values)
     return None
 
