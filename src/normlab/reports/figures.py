@@ -73,6 +73,7 @@ def pictures(comparison: Comparison) -> list[Picture]:
 def _drawn(name: str, caption: str, figure: "Figure") -> Picture:
     svg, png = io.BytesIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.set_layout_engine("none")  # it stays as it has been laid out, which takes as long as drawing
     figure.savefig(png, format="png")
     return Picture(name, caption, svg.getvalue(), png.getvalue())
 
