@@ -38,7 +38,8 @@ def test_the_setting_of_the_best_mean_is_chosen_and_one_that_diverged_is_not(tmp
             fabricate(folder, own, [90, value or 90], state="diverged" if value is None else "done")
             runs.append(Planned([], own, folder, "done"))
     metric, grid = tuning.results(runs)
-    best = {tuning.label(arm): min(points, key=lambda point: point.mean) for arm, points in grid.items()}
+    labels = {tuning.arm_of(run.settings): run.settings.label for run in runs}
+    best = {labels[arm]: min(points, key=lambda point: point.mean) for arm, points in grid.items()}
 
     assert metric == "frechet_distance"
     assert {label: point.values["optimizer.lr"] for label, point in best.items()} == {

@@ -504,3 +504,14 @@ def test_the_noise_of_evaluations_and_the_best_scored_again_stand_beside_the_fin
     assert described["noise"] == pytest.approx((3**2 / 2 + 4**2 / 2) ** 0.5)
     assert described["best"]["mean"] == 40.5
     assert described["quality"]["mean"] == 50
+
+
+def test_an_arm_of_too_few_seeds_is_not_said_to_be_inseparable(normlab: Command, tmp_path: Path) -> None:
+    for technique, seeds, best in (("none", 5, 50.0), ("spectral", 5, 20.0), ("batch", 5, 50.1), ("layer", 2, 20.0)):
+        for seed in range(seeds):
+            fabricate(tmp_path / f"{technique}{seed}", arm(technique, seed), [99, best + seed])
+    normlab("report", str(tmp_path), "--out", str(tmp_path / "out"))
+    page = (tmp_path / "out/report.html").read_text()
+
+    assert "Not separable from it: G:batch D:batch.</p>" in page
+    assert "Fewer than 5 seeds: G:batch D:layer.</p>" in page

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from normlab.reports import convergence
 from normlab.reports.comparison import Comparison, Result
-from normlab.reports.sections import verdict
+from normlab.reports.sections import NOT_SEPARABLE, TOO_FEW, verdict
 from normlab.reports.statistics import LEAST_SEEDS, Mean
-from normlab.reports.tables import Bounded, cell
+from normlab.reports.tables import Bounded, Probability, cell
 
 
 def answer(comparison: Comparison) -> list[str]:
@@ -26,17 +26,20 @@ def answer(comparison: Comparison) -> list[str]:
         sentences.append(f"Worse than the baseline: {_listed(worse)}.")
     if not sentences:
         sentences.append(_undecided(comparison, others))
-    elif open_ := [each for each in others if each not in (*better, *worse)]:
-        sentences.append(f"Not separable from it: {_listed(open_)}.")
+    else:
+        for word, opening in ((NOT_SEPARABLE, "Not separable from it"), (TOO_FEW, f"Fewer than {LEAST_SEEDS} seeds")):
+            if alike := [each for each in others if said[each.arm.label] == word]:
+                sentences.append(f"{opening}: {_listed(alike)}.")
     return [*sentences, *_losses(comparison.results), *_same_setting(comparison)]
 
 
 def _better(better: Sequence[Result], baseline: Result, metric: str) -> str:
     best, *more = better
     also = f" So {'is' if len(more) == 1 else 'are'} {_listed(more)}." if more else ""
+    p = cell(None if best.p is None else Probability(best.p))
     return (
         f"{_named(best)} is better than the baseline {_named(baseline)}: {metric} {_number(best.quality)} against "
-        f"{_number(baseline.quality)}, {_seeds(best, baseline)}, p {_p(best.p)} corrected for the number of arms.{also}"
+        f"{_number(baseline.quality)}, {_seeds(best, baseline)}, p corrected for the number of arms {p}.{also}"
     )
 
 
@@ -49,7 +52,11 @@ def _undecided(comparison: Comparison, others: Sequence[Result]) -> str:
     if not entered:
         return f"There are fewer than {LEAST_SEEDS} seeds, so no difference to the baseline is called one. {leading}"
     shown = [each.contrast.detectable for each in entered if each.contrast and each.contrast.detectable is not None]
-    seen = f" The seeds would have shown a difference of {cell(min(shown))} to {cell(max(shown))}." if shown else ""
+    seen = (
+        f" Four of five such studies would show a difference of {cell(min(shown))} to {cell(max(shown))}."
+        if shown
+        else ""
+    )
     return f"No arm is separable from the baseline {_named(baseline)} in {metric}. {leading}{seen}"
 
 
@@ -93,7 +100,3 @@ def _seeds(one: Result, other: Result) -> str:
     if one.survived == other.survived:
         return f"{one.survived} seeds each"
     return f"{one.survived} and {other.survived} seeds"
-
-
-def _p(p: float | None) -> str:
-    return "unknown" if p is None else "< 0.0001" if p < 1e-4 else f"= {p:.2g}"

@@ -31,6 +31,7 @@ STABILITY = (
     ),
 )
 REAL = "real images themselves"
+NOT_SEPARABLE, TOO_FEW = "not separable", f"fewer than {LEAST_SEEDS} seeds: nothing is said"
 UNFINISHED = ("running", "interrupted", "stopped")
 LOST = {"diverged": ("diverged",), "collapsed": ("collapsed",), "failed": ("failed",), "unfinished": UNFINISHED}
 FOUND = ("collapsed", "dead")  # what may be said of a run that goes on
@@ -127,11 +128,11 @@ def _differences(comparison: Comparison) -> Table | None:
 def verdict(result: Result, baseline: Result) -> str:
     """Return what may be said of an arm beside the baseline: `better` or `worse` only from 5 seeds of both on."""
     if min(len(result.values), len(baseline.values)) < LEAST_SEEDS:
-        return f"fewer than {LEAST_SEEDS} seeds: nothing is said"
+        return TOO_FEW
     if result.p is None or result.contrast is None:
         return "cannot be told"
     if result.p >= SIGNIFICANT:
-        return "not separable"
+        return NOT_SEPARABLE
     return "better" if result.contrast.is_better else "worse"
 
 

@@ -7,7 +7,7 @@ seeds of its own, in a study of its own, whose runs are no part of the one that 
 import json
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from normlab import config
@@ -46,8 +46,9 @@ def run(words: list[str], config_dir: str | None) -> int:
         return code
     metric, grid = results(planning.plan(of_grid(words, name, seeds), config_dir).runs)
     chosen = {arm: min(points, key=lambda point: point.mean) for arm, points in grid.items()}
+    labels = {arm_of(run.settings): run.settings.label for run in plan.runs}
     rows = [
-        {"arm": label(arm), **chosen[arm].values, metric: _shown(metric, chosen[arm].mean), "of settings": len(points)}
+        {"arm": labels[arm], **chosen[arm].values, metric: _shown(metric, chosen[arm].mean), "of settings": len(points)}
         for arm, points in grid.items()
     ]
     print(f"\nchosen on seeds {_listed(seeds)}, by the mean final {metric}:\n{tables.render(rows)}\n")
@@ -68,7 +69,7 @@ def of_grid(words: Sequence[str], name: str, seeds: Sequence[int]) -> list[str]:
     return [*others, f"seed={_listed(seeds)}", f"name={name}{STUDY}"]
 
 
-def results(runs: Sequence[Planned]) -> tuple[str, dict[Hashable, list[Setting]]]:
+def results(runs: Sequence[Planned]) -> tuple[str, dict[str, list[Setting]]]:
     """Return the metric that tells how good runs are, and of each arm the points of its grid.
 
     Raises ConfigurationError if nothing was evaluated. Of a metric that is better high the values are negated.
@@ -84,7 +85,7 @@ def results(runs: Sequence[Planned]) -> tuple[str, dict[Hashable, list[Setting]]
         remedy = "let evaluation and every.evaluate have scores"
         raise ConfigurationError("tuning", "no run has a score to choose by", remedy)
     sign = -1 if metric in convergence.HIGHER_IS_BETTER else 1
-    points: dict[Hashable, dict[str, Setting]] = {}
+    points: dict[str, dict[str, Setting]] = {}
     for run, score in zip(runs, scores, strict=True):
         values = point_of(run.settings)
         own = points.setdefault(arm_of(run.settings), {})
@@ -93,7 +94,7 @@ def results(runs: Sequence[Planned]) -> tuple[str, dict[Hashable, list[Setting]]
     return metric, {arm: [*own.values()] for arm, own in points.items()}
 
 
-def arm_of(settings: RunConfig) -> Hashable:
+def arm_of(settings: RunConfig) -> str:
     """Return what an arm has in common: everything that determines the result but the seed and the tuned settings."""
     left_out = ("seed", *settings.tuning.keys)
     known = config.identity(settings)
@@ -104,12 +105,6 @@ def point_of(settings: RunConfig) -> dict[str, Any]:
     """Return the values of the tuned settings."""
     known = config.identity(settings)
     return {key: known.get(key) for key in settings.tuning.keys}
-
-
-def label(arm: Hashable) -> str:
-    """Return the techniques of an arm."""
-    known: Mapping[str, Any] = json.loads(str(arm))
-    return f"G:{known['normalization.generator.name']} D:{known['normalization.discriminator.name']}"
 
 
 def _require(runs: Sequence[Planned]) -> None:
