@@ -115,7 +115,7 @@ ONLY_THERE = {
     "omegaconf": {"composition.py", "config.py"},
     "matplotlib": {"outputs/plots.py", "reports/figures.py"},
     "torch.distributed": {"distributed.py"},
-    "scipy": {"reports/intervals.py", "reports/statistics.py"},
+    "scipy": {"reports/statistics.py"},
     "jinja2": {"reports/page.py"},
     "torchmetrics": {"evaluation/classes.py"},
     "torch.utils.tensorboard": {"outputs/sinks.py"},

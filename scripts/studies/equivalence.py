@@ -11,8 +11,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from normlab.reports.intervals import ratio_interval
 from normlab.reports.runs import find_runs
+from normlab.reports.statistics import ratio_interval
 
 
 def main(folder: str, setting: str, metric: str, margin: str) -> int:

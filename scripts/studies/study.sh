@@ -3,24 +3,32 @@
 #   MINUTES=30 scripts/studies/NAME.sh
 # When every run has ended, their slim folders, the tables and figures are put in docs/results/NAME.
 set -euo pipefail
+studies=$(dirname "${BASH_SOURCE[0]}")
+deadline=$((SECONDS + ${MINUTES:-120} * 60)) # of all sweeps of the study together
 
 # sweep NAME WORDS...: two runs at a time, one thread each, so that a study is the same on any two cores.
 sweep() {
-  local name=$1
+  local name=$1 code=0
   shift
-  timeout --signal=USR1 --kill-after=10m "${MINUTES:-120}m" \
-    normlab train -m name="$name" hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1 "$@" || {
-    local code=$?
-    [[ $code == 124 ]] && code=75
-    [[ $code == 75 ]] && echo "$name: time is up; the same command goes on"
-    exit $code
-  }
+  ((SECONDS < deadline)) || later "$name"
+  timeout --signal=USR1 --kill-after=10m "$((deadline - SECONDS))" \
+    normlab train -m name="$name" hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1 "$@" || code=$?
+  case $code in
+    0) ;;
+    75 | 124) later "$name" ;;
+    *) exit "$code" ;;
+  esac
+}
+
+later() {
+  echo "$1: time is up; the same command goes on"
+  exit 75
 }
 
 # publish NAME WORDS...: WORDS as `normlab report` takes them.
 publish() {
   local name=$1 out=docs/results/$1
   shift
-  python "$(dirname "${BASH_SOURCE[0]}")/slim.py" "${NORMLAB_OUTPUTS:-outputs}/$name" "$out/runs"
+  python "$studies/slim.py" "${NORMLAB_OUTPUTS:-outputs}/$name" "$out/runs"
   normlab report "$out/runs" --out "$out" "$@"
 }

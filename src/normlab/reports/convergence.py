@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normlab.reports.intervals import ratio_interval
 from normlab.reports.measured import Unmeasurable, is_finite
+from normlab.reports.statistics import ratio_interval
 
 Rows = Sequence[Mapping[str, Any]]
 

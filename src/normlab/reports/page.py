@@ -48,6 +48,8 @@ def _part(number: int, comparison: Comparison, pictures: Sequence[Picture]) -> d
     shown = [_picture(picture, own) for picture in pictures]
     first = [table for table in tables if table["name"] in FIRST_TABLES]
     contents = [{"id": each["id"], "name": each["word"]} for each in (*first, *shown)]
+    sheet = _sheet(comparison)
+    contents += [] if sheet is None else [{"id": f"{own}-samples", "name": "samples"}]
     contents += [{"id": each["id"], "name": each["word"]} for each in tables if each not in first]
     return {
         "id": own,
@@ -58,7 +60,7 @@ def _part(number: int, comparison: Comparison, pictures: Sequence[Picture]) -> d
         "first_tables": first,
         "first_pictures": [each for each in shown if each["name"] in FIRST_PICTURES],
         "pictures": [each for each in shown if each["name"] not in FIRST_PICTURES],
-        "sheet": _sheet(comparison),
+        "sheet": sheet,
         "tables": [table for table in tables if table not in first],
         "notes": comparison.notes,
     }
