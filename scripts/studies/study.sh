@@ -11,7 +11,7 @@ sweep() {
   local name=$1 code=0
   shift
   ((SECONDS < deadline)) || later "$name"
-  timeout --signal=USR1 --kill-after=10m "$((deadline - SECONDS))" \
+  timeout --foreground --signal=USR1 --kill-after=10m "$((deadline - SECONDS))" \
     normlab train -m name="$name" hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1 "$@" || code=$?
   case $code in
     0) ;;
