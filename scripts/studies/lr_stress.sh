@@ -3,7 +3,8 @@
 source "$(dirname "$0")/study.sh"
 for letter in a b c d e f; do
   sweep lr_stress experiment=miyato_cnn_$letter dataset=mnist architecture=dcgan architecture.width=16 architecture.latent_size=100 \
-    normalization=none,batch,layer,weight,spectral seed=0,1,2 train.until='1000 steps' every.log='25 steps' \
-    every.evaluate='250 steps' every.spectra='250 steps' every.sample='500 steps' every.checkpoint='500 steps' evaluation.samples=5000
+    normalization=none,batch,layer,weight,spectral seed=0,1,2 train.until='800 steps' memory_format=channels_last \
+    every.log='25 steps' every.evaluate='200 steps' every.spectra='200 steps' every.sample='400 steps' every.checkpoint='400 steps' \
+    evaluation.samples=5000
 done
 publish lr_stress

@@ -3,7 +3,8 @@
     python scripts/studies/slim.py DIR OUT
 
 Copies of every run in or below DIR its configuration, status, environment and JSON lines to OUT, of the first seed the
-grids of samples, too; the names of the machine stay behind. `normlab report OUT` then gives the same tables.
+grids of samples, too, and what was chosen in tuning; the names of the machine stay behind. `normlab report OUT` then
+gives the same tables.
 """
 
 import shutil
@@ -32,6 +33,8 @@ def main(folder: Path, out: Path) -> int:
         plain_json.write(target.environment, {key: value for key, value in told.items() if key not in OF_THE_MACHINE})
         if run.settings is not None and run.settings.seed == first and source.samples.is_dir():
             shutil.copytree(source.samples, target.samples, dirs_exist_ok=True)
+    if (chosen := folder / "tuning.json").exists():
+        shutil.copyfile(chosen, out / chosen.name)
     print(f"{len(runs)} runs in {out}")
     return len(runs)
 

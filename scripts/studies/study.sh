@@ -32,3 +32,9 @@ publish() {
   python "$studies/slim.py" "${NORMLAB_OUTPUTS:-outputs}/$name" "$out/runs"
   normlab report "$out/runs" --out "$out" "$@"
 }
+
+# again NAME PART WORDS...: another report over the runs that are published, in a folder beside the first.
+again() {
+  local out=docs/results/$1
+  normlab report "$out/runs" --out "$out/$2" "${@:3}"
+}

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -32,6 +33,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/.faults"), help="scratch folder, and the record")
     parser.add_argument("--jobs", type=int, default=2, help="trials at a time (default 2)")
     options = parser.parse_args()
+    # A shell that starts this in the background lets it ignore Ctrl-C, and what starts cold would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ["NORMLAB_CACHE"] = str((options.out / "cache").resolve())
     record = options.out / "trials.jsonl"
