@@ -12,6 +12,7 @@ import numpy as np
 from normlab.reports import convergence
 from normlab.reports.arms import short_labels
 from normlab.reports.comparison import Comparison, Ended, Result
+from normlab.reports.convergence import Point
 from normlab.reports.series import DRAWN, GAP, Array
 from normlab.reports.statistics import mean
 
@@ -93,7 +94,7 @@ def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
     metric = comparison.terms.metric
     units = [unit for unit in ("images_seen", "seconds") if unit in comparison.terms.horizon]
     followed = [run for result in comparison.results for run in result.ended if run.has_values]
-    if not units or max((len(run.points) for run in followed), default=0) < 2:
+    if not units or max((len(_after_the_start(run)) for run in followed), default=0) < 2:
         return
 
     figure, axes = _panels(len(units), columns=2, height=3.6)
@@ -105,17 +106,26 @@ def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
         else:
             panel.set_xlabel("seconds")
         panel.set_ylabel(metric)
-        _maybe_logarithmic(panel, [point.value for run in followed for point in run.points])
+        _maybe_logarithmic(panel, [point.value for run in followed for point in _after_the_start(run)])
     _legend(figure, axes[0])
 
-    caption = f"{metric} over training: means over seeds with bands of 95 %; each seed is a thin line."
+    caption = (
+        f"{metric} over training, from the first evaluation after its start: means over seeds with bands of 95 %; each "
+        "seed is a thin line."
+    )
     yield "curves", caption, figure
+
+
+def _after_the_start(run: Ended) -> list[Point]:
+    """Return points without that of step 0, beside which no others could be told apart."""
+    return [point for point in run.points if point.at["step"] > 0]
 
 
 def _curve(panel: "Axes", result: Result, unit: str, look: Look) -> None:
     at: dict[float, list[tuple[float, float]]] = {}
     for run in result.ended:
-        known = [(point.at[unit], point.value, point.at["step"]) for point in run.points if point.value is not None]
+        points = _after_the_start(run)
+        known = [(point.at[unit], point.value, point.at["step"]) for point in points if point.value is not None]
         panel.plot([x for x, _, _ in known], [y for _, y, _ in known], color=look.colour, lw=0.5, alpha=0.35)
         for x, y, step in known:
             at.setdefault(step, []).append((x, y))

@@ -97,6 +97,7 @@ def _differences(comparison: Comparison) -> Table | None:
     baseline, *others = comparison.results
     if not others:
         return None
+    ranked = any(result.contrast and result.contrast.ranks is not None for result in others)
     rows = [
         {
             "arm": result.arm.label,
@@ -104,11 +105,11 @@ def _differences(comparison: Comparison) -> Table | None:
             "verdict": verdict(result, baseline),
             "p corrected": _probability(result.p),
             "p": _probability(contrast.welch and contrast.welch.p),
-            "p ranks": _probability(contrast.ranks),
+            **({"p ranks": _probability(contrast.ranks)} if ranked else {}),
+            "detectable": contrast.detectable,
             "paired by seed": _bounded(contrast.paired),
             "p paired": _probability(contrast.paired and contrast.paired.p),
             "correlation": contrast.correlation,
-            "detectable": contrast.detectable,
         }
         for result in others
         if (contrast := result.contrast) is not None
