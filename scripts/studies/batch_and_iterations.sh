@@ -8,5 +8,6 @@ common=(dataset=mnist architecture=dcgan architecture.width=16 optimizer.lr=1e-3
 sweep batch_and_iterations normalization=spectral normalization.discriminator.power_iterations=1,5,10 loss=hinge "${common[@]}"
 sweep batch_and_iterations normalization=none,batch loss=hinge "${common[@]}"
 sweep batch_and_iterations normalization=none loss=wasserstein penalty=wgan_gp "${common[@]}"
-publish batch_and_iterations \
-  --baseline normalization.discriminator=spectral normalization.discriminator.power_iterations=1 train.batch_size=64
+one_iteration=(--baseline normalization.discriminator=spectral normalization.discriminator.power_iterations=1)
+publish batch_and_iterations --within train.batch_size "${one_iteration[@]}"
+again batch_and_iterations over_batches "${one_iteration[@]}" train.batch_size=64

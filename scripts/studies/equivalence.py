@@ -19,8 +19,14 @@ def main(folder: str, setting: str, metric: str, margin: str) -> int:
     """Print the comparison and return the exit code."""
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for run in find_runs([Path(folder)]):
-        assert run.settings is not None, f"{run.path} cannot be read"
-        values[str(getattr(run.settings, setting))][run.settings.seed] = run.last_evaluation()[metric]
+        value = run.last_evaluation().get(metric)
+        if run.settings is None or run.state != "done" or value is None:
+            print(f"{run.path}: {run.state}, without a final {metric}")
+            return 1
+        values[str(getattr(run.settings, setting))][run.settings.seed] = value
+    if len(values) != 2:
+        print(f"{setting} has {len(values)} values, {', '.join(values)}, and two are compared")
+        return 1
     (below, of_below), (above, of_above) = sorted(values.items(), reverse=True)
     seeds = sorted(of_below.keys() & of_above.keys())
     for seed in seeds:

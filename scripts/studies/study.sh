@@ -29,6 +29,7 @@ later() {
 publish() {
   local name=$1 out=docs/results/$1
   shift
+  rm -rf "$out/runs" # of other settings there may be others
   python "$studies/slim.py" "${NORMLAB_OUTPUTS:-outputs}/$name" "$out/runs"
   normlab report "$out/runs" --out "$out" "$@"
 }

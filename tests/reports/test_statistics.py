@@ -14,6 +14,9 @@ OWN = {"0": 12.0, "1": 14.5, "2": 11.0, "3": 13.0, "4": 12.5}
 OTHER = {"0": 15.0, "1": 16.0, "2": 15.5, "3": 18.0, "4": 14.0}
 
 
+LEVEL = 0.05
+
+
 def values(of: dict[str, float]) -> list[float]:
     return list(of.values())
 
@@ -94,16 +97,19 @@ def test_holms_correction_is_step_down_and_keeps_the_order() -> None:
     assert statistics.adjusted([]) == []
 
 
-def test_the_detectable_difference_is_found_in_four_of_five_studies() -> None:
+@pytest.mark.parametrize("contrasts", [1, 8])
+def test_the_detectable_difference_is_found_in_four_of_five_studies(contrasts: int) -> None:
     """Over studies of two normal arms with equal spread, as far apart as the mean study calls detectable."""
     generator = np.random.default_rng(0)
     one, other = generator.normal(0, 1, (2, 2000, 6))
     told = [
-        statistics.contrast(dict(enumerate(a)), dict(enumerate(b)), higher_is_better=False).detectable
+        statistics.contrast(
+            dict(enumerate(a)), dict(enumerate(b)), higher_is_better=False, contrasts=contrasts
+        ).detectable
         for a, b in zip(one[:200].tolist(), other[:200].tolist(), strict=True)
     ]
     shift = float(np.sqrt(np.mean(np.square([each or 0.0 for each in told]))))
-    found = stats.ttest_ind(one + shift, other, axis=1, equal_var=False).pvalue < 0.05
+    found = stats.ttest_ind(one + shift, other, axis=1, equal_var=False).pvalue < LEVEL / contrasts
 
     assert np.mean(found) == pytest.approx(0.8, abs=0.05)  # the formula is an approximation; 2,000 studies give 0.9 %
 
@@ -165,3 +171,12 @@ def test_it_holds_the_ratio_of_few_seeds_where_a_bootstrap_does_not() -> None:
     # 800 trials tell 95 % to 1.5 %, at two standard errors.
     assert held >= 0.935
     assert held_by_bootstrap < 0.85
+
+
+def test_arms_whose_seeds_do_not_differ_are_told_apart_by_ranks() -> None:
+    three, eight = (dict.fromkeys(map(str, range(10)), count) for count in (3.0, 8.0))
+    found = statistics.contrast(eight, three, higher_is_better=True)
+
+    assert (found.welch, found.is_better) == (None, True)
+    assert found.p == pytest.approx(2 / math.comb(20, 10), abs=1e-4)  # drawn, not counted: of 100,000 arrangements
+    assert statistics.contrast(eight, eight, higher_is_better=True).p == 1

@@ -515,3 +515,138 @@ def test_an_arm_of_too_few_seeds_is_not_said_to_be_inseparable(normlab: Command,
 
     assert "Not separable from it: G:batch D:batch.</p>" in page
     assert "Fewer than 5 seeds: G:batch D:layer.</p>" in page
+
+
+def test_a_run_whose_generator_ends_in_infinities_has_not_survived(normlab: Command, tmp_path: Path) -> None:
+    for seed in range(5):
+        fabricate(tmp_path / f"study/none{seed}", arm("none", seed), [90.0, 30.0 + seed])
+        fabricate(tmp_path / f"study/spectral{seed}", arm("spectral", seed), [90.0, 5.0 + seed])
+    fabricate(tmp_path / "study/spectral5", arm("spectral", 5), [90.0, None], flags=["non_finite"])
+    spectral = by_label(compared(normlab, str(tmp_path / "study"))[0])["G:batch D:spectral"]
+
+    assert (spectral["survived"], spectral["entered"]) == (5, 6)
+    assert spectral["difference"]["ranks"] is not None
+
+
+def test_with_too_few_seeds_for_ranks_nobody_is_called_inseparable(normlab: Command, tmp_path: Path) -> None:
+    techniques = ("layer", "instance", "group", "batch", "weight", "adaptive", "spectral")
+    for seed in range(5):
+        fabricate(tmp_path / f"study/none{seed}", arm("none", seed), [90.0, 30.0 + seed], state="diverged")
+        for technique in techniques:
+            fabricate(tmp_path / f"study/{technique}{seed}", arm(technique, seed), [90.0, 5.0 + seed])
+    shown = normlab("report", str(tmp_path / "study"))
+    own = by_label(compared(normlab, str(tmp_path / "study"))[0])["G:batch D:spectral"]["difference"]
+
+    assert (own["verdict"], own["detectable"]) == ("too few seeds for ranks", None)
+    assert own["p"] > 0.05 > own["ranks"]
+    assert "with so many arms no ranks of so few could tell" in shown.stdout
+
+
+def test_runs_of_one_seed_at_several_settings_are_no_seeds(normlab: Command, tmp_path: Path) -> None:
+    for number, lr in enumerate((1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4)):
+        others = {"optimizer": OptimizerConfig(params={"lr": lr})}
+        fabricate(tmp_path / f"study/none{number}", arm("none", 0, **others), [90.0, 50.0, 40.0 + number])
+        fabricate(tmp_path / f"study/spectral{number}", arm("spectral", 0, **others), [90.0, 5.0, 5.0 + number])
+    words = (str(tmp_path / "study"), "--by", "normalization", "--level", "45")
+    spectral = by_label(compared(normlab, *words)[0])["G:batch D:spectral"]
+
+    assert spectral["difference"]["verdict"].startswith("fewer than 5 seeds")
+    assert (spectral["reached"], spectral["timed"]) == (6, 6)
+    assert "6 of 6" in normlab("report", *words).stdout
+
+
+def test_a_final_value_is_of_the_last_step(normlab: Command, study: Path) -> None:
+    run = RunDir(study / "spectral0")
+    status = run.read_status()
+    assert status is not None
+    run.write_status(replace(status, step=status.step + 500))
+    (comparison,) = compared(normlab, str(study))
+
+    assert by_label(comparison)["G:batch D:spectral"]["survived"] == 2
+    assert any("not evaluated at the last step" in note for note in comparison["notes"])
+
+
+def test_a_run_that_has_ended_is_not_hidden_by_a_longer_one_that_has_not(normlab: Command, study: Path) -> None:
+    longer = fabricate(study / "longer", arm("spectral"), [100.0] * 21, state="stopped")
+    shown = json.loads(normlab("report", "--json", str(study)).stdout)
+
+    assert by_label(shown["comparisons"][0])["G:batch D:spectral"]["survived"] == 3
+    assert [Path(each["run"]).name for each in shown["left_out"]] == [longer.name]
+
+
+def test_the_same_settings_on_other_images_are_another_run(normlab: Command, study: Path) -> None:
+    for seed in range(3):
+        fabricate(study / f"dogs/none{seed}", arm("none", seed), falling(500), protocol="by dogs")
+    cats, dogs = compared(normlab, str(study))
+    normlab("report", str(study), "--out", str(study.parent / "out"))
+
+    assert by_label(cats)["G:batch D:none"]["survived"] == by_label(dogs)["G:batch D:none"]["survived"] == 3
+    folders = sorted(path.name for path in (study.parent / "out/figures").iterdir())
+    assert len(folders) == 2
+    assert "of" in (study.parent / "out/tables/runs.csv").read_text().splitlines()[0].split(",")
+
+
+def test_every_setting_in_which_runs_differ_is_listed(normlab: Command, tmp_path: Path) -> None:
+    for seed in range(2):
+        fabricate(tmp_path / f"study/none{seed}", arm("none", seed), falling(500))
+        fabricate(tmp_path / f"study/spectral{seed}", arm("spectral", seed, threads=1 + seed), falling(500))
+    normlab("report", str(tmp_path / "study"), "--out", str(tmp_path / "out"))
+    none, spectral = csv.DictReader((tmp_path / "out/tables/settings.csv").read_text().splitlines())
+
+    assert (none["threads"], spectral["threads"]) == ("", "1, 2")
+    assert (none["normalization.discriminator.name"], none["seeds"]) == ("none", "0, 1")
+
+
+def test_a_new_report_leaves_nothing_of_an_old_one(normlab: Command, study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    normlab("report", str(study), "--out", str(out))
+    (out / "figures/sensitivity_of_old.svg").write_text("<svg/>")
+    (out / "figures/mine.txt").write_text("kept")
+    normlab("report", str(study), "--out", str(out))
+
+    assert not (out / "figures/sensitivity_of_old.svg").exists()
+    assert (out / "figures/mine.txt").exists()
+
+
+def test_a_file_is_no_folder_for_a_report(normlab: Command, study: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        refused = normlab("report", str(study), "--out", str(out))
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert "--out" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("status.json", '{"state": "done", "step": 1000, "states": null}'),
+        ("environment.json", '{"floor": [1], "dataset": 3}'),
+        ("samples/step_x.png", ""),
+        ("evaluations.jsonl", '{"step": 1000, "repeats": [1]}\n'),
+    ],
+)
+def test_one_damaged_run_does_not_keep_the_others_from_a_report(
+    normlab: Command, study: Path, tmp_path: Path, file: str, content: str
+) -> None:
+    path = study / "none0" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+
+    assert normlab("report", str(study), "--out", str(tmp_path / "out")).exit_code == 0
+
+
+def test_each_value_of_a_setting_may_be_a_comparison_of_its_own(normlab: Command, study: Path, tmp_path: Path) -> None:
+    fast = OptimizerConfig(params={"lr": 1e-3})
+    for seed in range(2):
+        fabricate(study / f"fast/none{seed}", arm("none", seed, optimizer=fast), [99, 60 + seed])
+        fabricate(study / f"fast/spectral{seed}", arm("spectral", seed, optimizer=fast), [99, 40 + seed])
+    found = {each["within"]: each for each in compared(normlab, str(study), "--within", "optimizer")}
+    refused = normlab("report", str(study), "--within", "optimiser")
+    normlab("report", str(study), "--within", "optimizer.lr", "--out", str(tmp_path / "out"))
+
+    assert [*found] == ["optimizer.lr=0.001", "optimizer.lr=0.0002"]
+    assert [*by_label(found["optimizer.lr=0.001"])] == ["G:batch D:none", "G:batch D:spectral"]
+    difference = by_label(found["optimizer.lr=0.001"])["G:batch D:spectral"]["difference"]
+    assert difference["welch"]["value"] == pytest.approx(-20)
+    assert (refused.exit_code, "optimizer" in refused.stderr) == (2, True)
+    assert "Within: optimizer.lr=0.001" in (tmp_path / "out/report.html").read_text()

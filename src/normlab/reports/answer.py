@@ -4,9 +4,16 @@ from collections.abc import Sequence
 
 from normlab.reports import convergence
 from normlab.reports.comparison import Comparison, Result
-from normlab.reports.sections import NOT_SEPARABLE, TOO_FEW, verdict
+from normlab.reports.sections import NOT_SEPARABLE, TOO_FEW, TOO_FEW_RANKS, UNTOLD, verdict
 from normlab.reports.statistics import LEAST_SEEDS, Mean
 from normlab.reports.tables import Bounded, Probability, cell
+
+OPENINGS = (
+    (NOT_SEPARABLE, "Not separable from it"),
+    (TOO_FEW, f"Fewer than {LEAST_SEEDS} seeds"),
+    (TOO_FEW_RANKS, "Too few seeds for a test by ranks, which runs that did not survive make necessary"),
+    (UNTOLD, "Nothing can be told of"),
+)
 
 
 def answer(comparison: Comparison) -> list[str]:
@@ -23,11 +30,14 @@ def answer(comparison: Comparison) -> list[str]:
     )
     sentences = [_better(better, baseline, metric)] if better else []
     if worse:
-        sentences.append(f"Worse than the baseline: {_listed(worse)}.")
+        than = (
+            "Worse" if better else f"Worse than the baseline {_named(baseline)}, {metric} {_number(baseline.quality)}"
+        )
+        sentences.append(f"{than}: {', '.join(f'{_named(each)} {_number(each.quality)}' for each in worse)}.")
     if not sentences:
-        sentences.append(_undecided(comparison, others))
+        sentences.append(_undecided(comparison, others, {*said.values()}))
     else:
-        for word, opening in ((NOT_SEPARABLE, "Not separable from it"), (TOO_FEW, f"Fewer than {LEAST_SEEDS} seeds")):
+        for word, opening in OPENINGS:
             if alike := [each for each in others if said[each.arm.label] == word]:
                 sentences.append(f"{opening}: {_listed(alike)}.")
     return [*sentences, *_losses(comparison.results), *_same_setting(comparison)]
@@ -43,20 +53,26 @@ def _better(better: Sequence[Result], baseline: Result, metric: str) -> str:
     )
 
 
-def _undecided(comparison: Comparison, others: Sequence[Result]) -> str:
+def _undecided(comparison: Comparison, others: Sequence[Result], said: set[str]) -> str:
     baseline, metric = comparison.results[0], comparison.terms.metric
-    entered = [each for each in others if min(len(each.values), len(baseline.values)) >= LEAST_SEEDS]
+    entered = [each for each in others if min(each.seeds, baseline.seeds) >= LEAST_SEEDS]
     known = [each for each in comparison.results if each.quality is not None]
-    best = _best_first(known, metric)[0] if known else baseline
+    if not known:
+        return "No run of any arm survived to a final value."
+    best = _best_first(known, metric)[0]
     leading = f"The best mean {metric} is {_number(best.quality)}, of {_named(best)}."
     if not entered:
         return f"There are fewer than {LEAST_SEEDS} seeds, so no difference to the baseline is called one. {leading}"
     shown = [each.contrast.detectable for each in entered if each.contrast and each.contrast.detectable is not None]
-    seen = (
-        f" Four of five such studies would show a difference of {cell(min(shown))} to {cell(max(shown))}."
-        if shown
-        else ""
+    reach = (
+        f"{cell(min(shown))} to {cell(max(shown))}, by arm" if len({*shown}) > 1 else cell(shown[0]) if shown else ""
     )
+    seen = f" The smallest difference that four of five such studies would show is {reach}." if reach else ""
+    if TOO_FEW_RANKS in said:
+        return (
+            f"Runs did not survive, and there are too few seeds for a test by ranks of {len(others)} arms, so no "
+            f"difference to the baseline {_named(baseline)} is called one. {leading}"
+        )
     return f"No arm is separable from the baseline {_named(baseline)} in {metric}. {leading}{seen}"
 
 
@@ -73,6 +89,8 @@ def _same_setting(comparison: Comparison) -> list[str]:
         return []
     if len(tuned) == 1 and (tuning := tuned.pop()).keys:
         seeds = ", ".join(map(str, tuning.seeds))
+        if {run.settings.seed for run in runs if run.settings is not None} <= {*tuning.seeds}:
+            return [f"These are settings of {' and '.join(tuning.keys)} to choose from, on the seeds of the choice."]
         return [f"Every arm had the same grid of {' and '.join(tuning.keys)}; what was best on seeds {seeds} is shown."]
     return ["Every arm was trained at the settings of the table below, and not tuned for itself."]
 

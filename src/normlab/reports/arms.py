@@ -10,6 +10,7 @@ import yaml
 
 from normlab import config
 from normlab.errors import ConfigurationError
+from normlab.outputs.run_dir import ENDINGS
 from normlab.registry import unknown
 from normlab.reports.convergence import protocol_of
 from normlab.reports.runs import Run
@@ -37,22 +38,29 @@ class Arm:
 
 
 class Kind(NamedTuple):
-    """What runs must have in common to stand in one table."""
+    """What runs must have in common to stand in one table; `within` are settings that were asked for, in words."""
 
     dataset: str
     precision: str
+    within: str
     protocol: str | None
 
 
-def by_kind(runs: Iterable[Run]) -> dict[Kind, list[Run]]:
-    """Return runs by kind; one without a protocol goes with the most that are like it otherwise."""
+def by_kind(runs: Sequence[Run], within: Sequence[str] = ()) -> dict[Kind, list[Run]]:
+    """Return runs by kind; one without a protocol goes with the most that are like it otherwise.
+
+    within: keys in which runs of one kind have the same values, or parts of them, as `arms` takes them.
+    """
+    told = [settings_of(run) for run in runs]
+    keys = _keys_of("--within", within, told)
+    differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in told}) > 1]
     groups: dict[Kind, list[Run]] = {}
-    for run in runs:
-        settings = settings_of(run)
-        kind = Kind(settings["dataset.name"], str(settings["precision"]), protocol_of(run.evaluations))
+    for run, settings in zip(runs, told, strict=True):
+        words = " ".join(f"{key.removesuffix('.name')}={settings[key]}" for key in differing if key in settings)
+        kind = Kind(settings["dataset.name"], str(settings["precision"]), words, protocol_of(run.evaluations))
         groups.setdefault(kind, []).append(run)
     for kind in list(groups):
-        others = [key for key in groups if key[:2] == kind[:2] and key.protocol is not None]
+        others = [key for key in groups if key[:3] == kind[:3] and key.protocol is not None]
         if kind.protocol is None and others:
             groups[max(others, key=lambda key: len(groups[key]))] += groups.pop(kind)
     return groups
@@ -61,12 +69,14 @@ def by_kind(runs: Iterable[Run]) -> dict[Kind, list[Run]]:
 def same_settings(runs: Iterable[Run]) -> list[list[Run]]:
     """Return the runs in lists of those that are one run in several folders, the one to go by first.
 
-    That is the one that got furthest, of equals one that was not set aside by `fresh=true`. Runs that were to be
-    evaluated otherwise are one, too, where their numbers are of the same protocol all the same.
+    That is one that has ended, of several the one that got furthest, of equals one that was not set aside by
+    `fresh=true`. Runs that were to be evaluated otherwise are one, too, where their numbers are of the same protocol
+    all the same.
     """
     alike = _gathered(([run] for run in runs), lambda run: [settings_of(run), _seed(run), _evaluation(run)])
     return _gathered(
-        alike, lambda run: [settings_of(run), _seed(run), protocol_of(run.evaluations) or _evaluation(run)]
+        (own for group in alike for own in _by_protocol(group)),
+        lambda run: [settings_of(run), _seed(run), protocol_of(run.evaluations) or _evaluation(run)],
     )
 
 
@@ -77,14 +87,11 @@ def arms(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Arm]:
     are then one arm. Raises ConfigurationError for one that no run has.
     """
     told = {run.path: settings_of(run) for run in runs}
-    known = dict.fromkeys(key for settings in told.values() for key in settings)
-    for part in by:
-        if not any(_is_of(key, part) for key in known):
-            raise ConfigurationError.of([unknown("--by", part, [*known], "a setting")])
+    keys = {*_keys_of("--by", by, [*told.values()])}
     groups: dict[str, list[Run]] = {}
     for run in runs:
         own = told[run.path]
-        chosen = {key: value for key, value in own.items() if not by or any(_is_of(key, part) for part in by)}
+        chosen = {key: value for key, value in own.items() if not by or key in keys}
         groups.setdefault(json.dumps(chosen, sort_keys=True), []).append(run)
     made: list[tuple[dict[str, Any], list[Run], list[str]]] = []
     for group in groups.values():
@@ -116,12 +123,6 @@ def short_labels(arms: Sequence[Arm], without: str | None = None) -> list[str]:
     return labels if len({*labels}) == len(labels) else [arm.label for arm in arms]
 
 
-def differing(arms: Sequence[Arm]) -> list[str]:
-    """Return every key in which arms differ, and those that only some have."""
-    keys = dict.fromkeys(key for arm in arms for key in arm.settings)
-    return [key for key in keys if len({json.dumps(arm.settings.get(key)) for arm in arms}) > 1]
-
-
 def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
     """Return the arm whose settings are as wanted.
 
@@ -149,6 +150,13 @@ def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
     return fitting[0]
 
 
+def _by_protocol(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs by protocol, which other images or features change; one that tells none goes with the first."""
+    told = {run.path: protocol_of(run.evaluations) for run in runs}
+    known = [*dict.fromkeys(protocol for protocol in told.values() if protocol is not None)] or [None]
+    return [[run for run in runs if (told[run.path] or known[0]) == protocol] for protocol in known]
+
+
 def _gathered(groups: Iterable[list[Run]], key: Callable[[Run], Any]) -> list[list[Run]]:
     """Return groups of runs, the first of each the one to go by, joined where those have the same key."""
     joined: dict[str, list[Run]] = {}
@@ -169,6 +177,15 @@ def _label(arm: Mapping[str, Any], keys: Iterable[str]) -> str:
     others = [f"{key.removesuffix('.name')}={arm[key]}" for key in keys if key in arm]
     generator, discriminator = (arm.get(key, "several") for key in TECHNIQUES)
     return " ".join([f"G:{generator} D:{discriminator}", *others])
+
+
+def _keys_of(option: str, parts: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that the parts stand for; raises ConfigurationError for one that stands for none."""
+    known = dict.fromkeys(key for own in settings for key in own)
+    for part in parts:
+        if not any(_is_of(key, part) for key in known):
+            raise ConfigurationError.of([unknown(option, part, [*known], "a setting")])
+    return [key for key in known if any(_is_of(key, part) for part in parts)]
 
 
 def _is_of(key: str, part: str) -> bool:
@@ -217,8 +234,8 @@ def _seed(run: Run) -> int:
     return run.settings.seed
 
 
-def _merit(run: Run) -> tuple[int, bool]:
-    return (0 if run.status is None else run.status.step, ".old-" not in run.path.name)
+def _merit(run: Run) -> tuple[bool, int, bool]:
+    return (run.state in ENDINGS, 0 if run.status is None else run.status.step, ".old-" not in run.path.name)
 
 
 def _is(value: Any, text: str) -> bool:

@@ -25,6 +25,7 @@ from normlab.reports.statistics import Contrast, Mean, adjusted, contrast, mean
 
 # Numbers of stability that depend on which function the loss is, and on how often it was logged.
 OF_THE_LOSS = ("loss/", "score_gap/", "gradient_norm/")
+NON_FINITE = ("non_finite", "non_finite_features")  # flags of an evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Ended:
     evaluation.  best: that of the best checkpoint, scored again from other latents.  noise: deviation of the last
     evaluation over sets of latents.  scores: every metric at the last evaluation.  images_per_second,
     step_milliseconds: of training alone.  scalars, layers: what is drawn of its rows.  last_step, log_interval: of its
-    logged rows.  machine: where it trained.
+    logged rows.  machine: where it trained, None where nothing tells.
     """
 
     run: Run
@@ -53,7 +54,7 @@ class Ended:
     stability: dict[str, Measured]
     last_step: int
     log_interval: float | None
-    machine: str
+    machine: str | None
 
     @property
     def is_done(self) -> bool:
@@ -84,13 +85,14 @@ class Terms:
     horizon: dict[str, float]
     stretch: tuple[float, float]
 
-    def times(self, runs: Iterable[Ended], unit: str) -> dict[int, float | None]:
-        """Return when runs reached the level, by seed: None for one that did not within the horizon, or diverged.
+    def times(self, runs: Iterable[Ended], unit: str) -> dict[str, float | None]:
+        """Return when runs reached the level, by what makes pairs: None for one that diverged, or did not within the
+        horizon.
 
         One that is done but has no values may have reached it or not, and is left out. One that a collapse ended was
         there if it was before, as it would have been had it gone on.
         """
-        return {run.seed: self.time(run, unit) for run in runs if run.has_values or not run.is_done}
+        return {run.twin: self.time(run, unit) for run in runs if run.has_values or not run.is_done}
 
     def time(self, run: Ended, unit: str) -> float | None:
         if self.level is None or run.run.state == "diverged":
@@ -107,6 +109,7 @@ class Result:
     """An arm in a comparison: means over its runs that are done, and times over all that have ended.
 
     values: the final value of each run that was to have one, None where it did not survive, by what makes pairs.
+    seeds: how many different ones they have; where an arm is pooled, several runs have the same.
     quality: the mean of those that survived.  contrast: with the baseline, None of itself; `p` is the one of it that
     decides, corrected for the number of arms.  best, scores, speed, step_milliseconds: means of what runs have.  noise:
     of evaluations, the root of the mean variance.  reached: how many of the `timed` runs reached the level.  times:
@@ -116,6 +119,7 @@ class Result:
     arm: Arm
     ended: list[Ended]
     values: dict[str, float | None]
+    seeds: int
     quality: Mean | None
     contrast: Contrast | None
     p: float | None
@@ -180,7 +184,7 @@ def compare(
     terms = _terms(ended, metric, level)
     interval = next((run.log_interval for own in ended for run in own if run.is_done), None)
     results = [
-        _result(arm, [_beside(run, arm, first, interval) for run in own], first, ended[0], terms)
+        _result(arm, [_beside(run, arm, first, interval) for run in own], first, ended[0], terms, len(arms) - 1)
         for arm, own in zip(arms, ended, strict=True)
     ]
     results = _corrected(results)
@@ -229,6 +233,8 @@ def _final(run: Run, points: Sequence[Point], metric: str) -> float:
         raise Unmeasurable(run.state)
     if not points:
         raise Unmeasurable("not evaluated")
+    if run.status is not None and points[-1].at["step"] < run.status.step:
+        raise Unmeasurable("not evaluated at the last step")
     if (value := points[-1].value) is None:
         raise Unmeasurable(f"the last evaluation is flagged or has no {metric}, so there is no final value")
     return value
@@ -236,8 +242,8 @@ def _final(run: Run, points: Sequence[Point], metric: str) -> float:
 
 def _floor(runs: Iterable[Run], metric: str, protocol: str | None) -> float | None:
     for run in runs:
-        told = plain_json.read(RunDir(run.path).environment).get("floor") or {}
-        if told.get("protocol") == protocol and is_finite(told.get(metric)):
+        told = plain_json.read(RunDir(run.path).environment).get("floor")
+        if isinstance(told, dict) and told.get("protocol") == protocol and is_finite(told.get(metric)):
             return told[metric]
     return None
 
@@ -257,9 +263,11 @@ def _best(run_dir: RunDir, metric: str, protocol: str | None) -> float | None:
 def _noise(run: Run, metric: str, protocol: str | None) -> float | None:
     """Return the deviation of the newest evaluation that was repeated, None where none was."""
     for row in reversed(run.evaluations):
-        values = (row.get("repeats") or {}).get(metric) or []
-        if row.get("protocol") == protocol and len(values) > 1 and all(map(is_finite, values)):
-            return statistics.stdev(values)
+        repeats = row.get("repeats")
+        values = repeats.get(metric) if isinstance(repeats, dict) else None
+        known = [value for value in values if is_finite(value)] if isinstance(values, list) else []
+        if row.get("protocol") == protocol and len(known) > 1:
+            return statistics.stdev(known)
     return None
 
 
@@ -276,9 +284,9 @@ def _step_milliseconds(run: Run, rows: Sequence[Mapping[str, Any]]) -> float | N
     return 1000 * train.batch_size * train.discriminator_steps / speed if speed else None
 
 
-def _machine(run_dir: RunDir) -> str:
+def _machine(run_dir: RunDir) -> str | None:
     told = plain_json.read(run_dir.environment)
-    return f"{told.get('device_name')} with {told.get('threads')} threads"
+    return f"{told['device_name']} with {told.get('threads')} threads" if told.get("device_name") else None
 
 
 def _beside(run: Ended, arm: Arm, baseline: Arm, interval: float | None) -> Ended:
@@ -298,7 +306,8 @@ def _terms(ended: Sequence[Sequence[Ended]], metric: str, level: float | None) -
     followed = [run for own in ended for run in own if run.is_done and run.has_values]
     finals = [run.final.value for run in ended[0] if run.final.value is not None]
     # Seconds of two machines are not the same unit.
-    units = [unit for unit in UNITS if followed and (unit != "seconds" or len({run.machine for run in followed}) == 1)]
+    machines = {run.machine for run in followed if run.machine is not None}
+    units = [unit for unit in UNITS if followed and (unit != "seconds" or len(machines) < 2)]
     seen = [[point.at["images_seen"] for point in run.points if point.value is not None] for run in followed]
     return Terms(
         metric=metric,
@@ -312,7 +321,7 @@ def _terms(ended: Sequence[Sequence[Ended]], metric: str, level: float | None) -
     )
 
 
-def _result(arm: Arm, own: list[Ended], first: Arm, baseline: Sequence[Ended], terms: Terms) -> Result:
+def _result(arm: Arm, own: list[Ended], first: Arm, baseline: Sequence[Ended], terms: Terms, contrasts: int) -> Result:
     done = [run for run in own if run.is_done]
     values, others_values = _values(arm, own), _values(first, baseline)
     higher = terms.metric in convergence.HIGHER_IS_BETTER
@@ -327,8 +336,11 @@ def _result(arm: Arm, own: list[Ended], first: Arm, baseline: Sequence[Ended], t
         arm=arm,
         ended=own,
         values=values,
+        seeds=len({json.loads(twin)[0] for twin in values}),
         quality=mean([value for value in values.values() if value is not None]),
-        contrast=None if arm is first else contrast(values, others_values, higher_is_better=higher),
+        contrast=None
+        if arm is first
+        else contrast(values, others_values, higher_is_better=higher, contrasts=contrasts),
         p=None,
         best=_mean_of(run.best for run in done),
         noise=math.sqrt(statistics.fmean(noise**2 for noise in noises)) if noises else None,
@@ -355,9 +367,18 @@ def _corrected(results: Sequence[Result]) -> list[Result]:
 
 
 def _values(arm: Arm, ended: Iterable[Ended]) -> dict[str, float | None]:
-    """Return final values by pairs, None of a run that did not survive or has failed, none of an unfinished one."""
-    values = {run.twin: run.final.value for run in ended if run.final.value is not None or not run.is_done}
+    """Return final values by pairs, None of a run that did not survive or has failed, none of an unfinished one.
+
+    One that is done and whose generator gives infinities at the end has not survived, either.
+    """
+    values = {
+        run.twin: run.final.value for run in ended if run.final.value is not None or not run.is_done or _is_broken(run)
+    }
     return {**{_twin(run, arm): None for run in arm.runs if run.state == "failed"}, **values}
+
+
+def _is_broken(run: Ended) -> bool:
+    return any(flag in NON_FINITE for flag in run.run.last_evaluation().get("flags") or ())
 
 
 def _mean_of(values: Iterable[float | None]) -> Mean | None:

@@ -80,7 +80,7 @@ def restricted_mean(times: Sequence[float | None], horizon: float) -> float:
     return statistics.fmean(horizon if time is None else min(time, horizon) for time in times)
 
 
-def speedup(arm: Mapping[int, float | None], baseline: Mapping[int, float | None], horizon: float) -> Speedup:
+def speedup(arm: Mapping[Any, float | None], baseline: Mapping[Any, float | None], horizon: float) -> Speedup:
     """Return 1 less the ratio of restricted mean times, in per cent: 30 means that it takes 30 % less time.
 
     arm, baseline: the time of each seed, None where the level was not reached. The interval is Fieller's for a ratio of

@@ -86,7 +86,9 @@ def _looks(comparison: Comparison) -> dict[str, Look]:
         turn, place = divmod(number - 1, len(COLOURS))
         colour = COLOURS[place] if number else LIGHT[0]
         label = labels[number] + ("" if number else " (baseline)")
-        looks[result.arm.label] = Look(label, colour, DASHES[(place + turn) % 4 if number else 0], MARKERS[number % 8])
+        looks[result.arm.label] = Look(
+            label, colour, DASHES[(place + turn + 1) % 4 if number else 0], MARKERS[number % 8]
+        )
     return looks
 
 
@@ -142,14 +144,15 @@ def _curve(panel: "Axes", result: Result, unit: str, look: Look) -> None:
 
 
 def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
-    results = [result for result in comparison.results if result.quality is not None]
-    if not results:
+    results = [result for result in comparison.results if result.values]
+    if not any(result.quality for result in results):
         return
 
     figure, (panel,) = _panels(1, columns=1, height=0.8 + 0.36 * len(results))
     for place, result in enumerate(results):
         look, quality = looks[result.arm.label], result.quality
-        assert quality is not None
+        if quality is None:
+            continue  # its label says so
         values = [value for value in result.values.values() if value is not None]
         spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [0.0]
         panel.scatter(values, place + np.asarray(spread), s=14, color=look.colour, marker=look.marker, alpha=0.55)
@@ -359,7 +362,10 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         _maybe_logarithmic(panel, [each.quality.value for own in lines for each in own if each.quality])
         _legend(figure, panel)
 
-        caption = f"{comparison.terms.metric} against {key}, all else the same: means with 95 % intervals over seeds."
+        caption = (
+            f"{comparison.terms.metric} against {key}, all else the same: means with 95 % intervals over the seeds "
+            "that survived."
+        )
         yield f"sensitivity_{key.replace('.', '_')}", caption, figure
 
 
@@ -388,7 +394,7 @@ def _legend(figure: "Figure", panel: "Axes") -> None:
 def _depth(place: int, count: int) -> Any:
     from matplotlib import colormaps
 
-    return colormaps["viridis"](0.08 + 0.84 * place / max(count - 1, 1))
+    return colormaps["viridis"](0.25 + 0.57 * place / max(count - 1, 1))  # seen on white and on black
 
 
 def _depth_bar(figure: "Figure", axes: Sequence["Axes"]) -> None:

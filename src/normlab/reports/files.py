@@ -9,7 +9,7 @@ from normlab.outputs import plain_json
 from normlab.outputs.atomic import write_atomically
 from normlab.reports import figures, formats, origin, sections
 from normlab.reports.comparison import Comparison
-from normlab.reports.page import name_of, page
+from normlab.reports.page import names, page
 from normlab.reports.runs import Run
 from normlab.reports.tables import Table
 
@@ -30,15 +30,18 @@ def write(
     comparisons each has a folder in those.
     """
     pictures = {number: figures.pictures(comparison) for number, comparison in enumerate(comparisons)}
+    own = names(comparisons)
+    _remove_an_earlier(folder)
     for number, comparison in enumerate(comparisons):
-        place = _slug(name_of(comparison)) if len(comparisons) > 1 else ""
+        place = _slug(own[number]) if len(comparisons) > 1 else ""
         for table in sections.sections(comparison):
             for ending, form in FORMATS.items():
                 _write(folder / "tables" / place / f"{table.name}.{ending}", form(table).encode())
         for picture in pictures[number]:
             _write(folder / "figures" / place / f"{picture.name}.svg", picture.svg)
             _write(folder / "figures" / place / f"{picture.name}.png", picture.png)
-    tables = [origin.settings_table(comparisons), origin.runs_table(comparisons), origin.environment_table(runs)]
+    told = dict(zip(own, comparisons, strict=True))
+    tables = [origin.settings_table(told), origin.runs_table(told), origin.environment_table(runs)]
     tables += [left_out] if left_out.rows else []
     for table in tables:
         _write(folder / "tables" / f"{table.name}.csv", formats.as_csv(table).encode())
@@ -46,6 +49,15 @@ def write(
     html = page(comparisons, title=_title(comparisons), command=command, origin=tables, pictures=pictures)
     _write(folder / "report.html", html.encode())
     return folder / "report.html"
+
+
+def _remove_an_earlier(folder: Path) -> None:
+    """Remove the tables and figures of a report that is there: of other runs they may be others."""
+    if (folder / "report.json").exists():
+        for part, endings in (("tables", FORMATS), ("figures", ("svg", "png"))):
+            for ending in endings:
+                for path in (folder / part).rglob(f"*.{ending}"):
+                    path.unlink()
 
 
 def _title(comparisons: Sequence[Comparison]) -> str:

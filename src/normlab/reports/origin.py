@@ -5,24 +5,33 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from normlab import config
+from normlab.config import RunConfig
 from normlab.outputs import plain_json
 from normlab.outputs.run_dir import RunDir
-from normlab.reports.arms import differing
 from normlab.reports.comparison import Comparison
 from normlab.reports.runs import Run
 from normlab.reports.tables import Row, Table
 
 
-def settings_table(comparisons: Sequence[Comparison]) -> Table:
-    """Return every setting in which arms differ, with each arm's value, and how many runs it has."""
-    arms = [result.arm for comparison in comparisons for result in comparison.results]
-    keys = differing(arms)
+def settings_table(comparisons: Mapping[str, Comparison]) -> Table:
+    """Return every setting in which runs differ, with the values that each arm has of it, and how many runs it has."""
+    arms = [(name, result.arm) for name, each in comparisons.items() for result in each.results]
+    settings = [[_settings(run.settings) for run in arm.runs if run.settings is not None] for _, arm in arms]
+    every = [one for own in settings for one in own]
+    keys = [
+        key
+        for key in dict.fromkeys(key for one in every for key in one)
+        if len({_as_json(one, key) for one in every}) > 1
+    ]
     rows: list[Row] = []
-    for arm in arms:
-        values = {key: _text(arm.settings[key]) if key in arm.settings else None for key in keys}
-        pooled = {key: "several" for key in arm.pooled if key in keys}
-        rows.append({"arm": arm.label, "runs": len(arm.runs), "seeds": _seeds(arm.runs), **values, **pooled})
-    same = "Whatever is not here is the same in all of them." if keys else "The arms differ in nothing but the seed."
+    for (name, arm), own in zip(arms, settings, strict=True):
+        values = {key: {_as_json(one, key): one[key] for one in own if key in one} for key in keys}
+        listed = {key: _listed([*each.values()]) for key, each in values.items()}
+        rows.append(
+            {**_of(name, comparisons), "arm": arm.label, "runs": len(arm.runs), "seeds": _seeds(arm.runs), **listed}
+        )
+    same = "Whatever is not here is the same in all of them." if keys else "The runs differ in nothing but the seed."
     return Table(name="settings", title="In what the runs differ", rows=rows, lines=[same])
 
 
@@ -36,10 +45,11 @@ def environment_table(runs: Iterable[Run]) -> Table:
     return Table(name="environment", title="What the runs ran on", rows=rows)
 
 
-def runs_table(comparisons: Sequence[Comparison]) -> Table:
+def runs_table(comparisons: Mapping[str, Comparison]) -> Table:
     """Return every run with its arm, seed, state and final value."""
     rows: list[Row] = [
         {
+            **_of(name, comparisons),
             "arm": result.arm.label,
             "seed": run.settings.seed if run.settings else None,
             "state": run.state,
@@ -47,7 +57,7 @@ def runs_table(comparisons: Sequence[Comparison]) -> Table:
             "steps": run.status.step if run.status else None,
             "run": run.path.name,
         }
-        for comparison in comparisons
+        for name, comparison in comparisons.items()
         for result in comparison.results
         for finals in [{each.run.path: each.final.value for each in result.ended}]
         for run in result.arm.runs
@@ -74,6 +84,27 @@ def _counted(values: Counter[str]) -> str:
     if len(values) == 1:
         return next(iter(values))
     return ", ".join(f"{value} ({count} runs)" for value, count in values.most_common())
+
+
+def _settings(settings: RunConfig) -> dict[str, Any]:
+    """Return every setting of a run, but for what tells runs apart anyway."""
+    told = config.flatten(config.write(settings))
+    return {key: value for key, value in told if key not in ("seed", "name", *config.STARTED)}
+
+
+def _as_json(settings: Mapping[str, Any], key: str) -> str | None:
+    return json.dumps(settings[key]) if key in settings else None
+
+
+def _listed(values: Sequence[Any]) -> Any:
+    if len(values) < 2:
+        return _text(values[0]) if values else None
+    return ", ".join(str(_text(value)) for value in values)
+
+
+def _of(name: str, comparisons: Mapping[str, Comparison]) -> Row:
+    """Return the name of a comparison where there are several."""
+    return {"of": name} if len(comparisons) > 1 else {}
 
 
 def _text(value: Any) -> Any:

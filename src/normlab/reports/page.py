@@ -32,17 +32,25 @@ def page(
 
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(resources.files("normlab.reports").joinpath("page.html").read_text())
-    parts = [_part(number, comparison, pictures[number]) for number, comparison in enumerate(comparisons)]
+    named = zip(names(comparisons), comparisons, strict=True)
+    parts = [_part(number, name, comparison, pictures[number]) for number, (name, comparison) in enumerate(named)]
     tables = [_table(table, "origin") for table in origin]
     return template.render(title=title, command=command, origin=tables, parts=parts) + "\n"
 
 
-def name_of(comparison: Comparison) -> str:
-    """Return what tells a comparison from others in a report."""
-    return f"{comparison.kind.dataset}, {comparison.terms.metric}, {comparison.kind.precision}"
+def names(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return what tells each comparison from the others in a report: a number, where only the protocol does."""
+    own = [
+        ", ".join(filter(None, (each.kind.dataset, each.terms.metric, each.kind.precision, each.kind.within)))
+        for each in comparisons
+    ]
+    return [
+        f"{name}, protocol {own[:number].count(name) + 1}" if own.count(name) > 1 else name
+        for number, name in enumerate(own)
+    ]
 
 
-def _part(number: int, comparison: Comparison, pictures: Sequence[Picture]) -> dict[str, Any]:
+def _part(number: int, name: str, comparison: Comparison, pictures: Sequence[Picture]) -> dict[str, Any]:
     own = f"part-{number}"
     tables = [_table(table, own, comparison) for table in sections.sections(comparison)]
     shown = [_picture(picture, own) for picture in pictures]
@@ -53,7 +61,7 @@ def _part(number: int, comparison: Comparison, pictures: Sequence[Picture]) -> d
     contents += [{"id": each["id"], "name": each["word"]} for each in tables if each not in first]
     return {
         "id": own,
-        "name": name_of(comparison),
+        "name": name,
         "answer": answer(comparison),
         "heading": sections.heading(comparison),
         "contents": contents,

@@ -32,6 +32,7 @@ STABILITY = (
 )
 REAL = "real images themselves"
 NOT_SEPARABLE, TOO_FEW = "not separable", f"fewer than {LEAST_SEEDS} seeds: nothing is said"
+TOO_FEW_RANKS, UNTOLD = "too few seeds for ranks", "cannot be told"
 UNFINISHED = ("running", "interrupted", "stopped")
 LOST = {"diverged": ("diverged",), "collapsed": ("collapsed",), "failed": ("failed",), "unfinished": UNFINISHED}
 FOUND = ("collapsed", "dead")  # what may be said of a run that goes on
@@ -42,6 +43,7 @@ def heading(comparison: Comparison) -> list[str]:
     kind = comparison.kind
     protocol = kind.protocol or "none, nothing was evaluated"
     return [
+        *([f"Within: {kind.within}"] if kind.within else []),
         f"Data: {kind.dataset}   Protocol: {protocol}   Precision: {kind.precision}",
         f"Baseline: {comparison.results[0].arm.label}",
     ]
@@ -61,9 +63,14 @@ def _quality(comparison: Comparison) -> Table:
     lost = {name: states for name, states in LOST.items() if any(result.count(*states) for result in results)}
     floor = [] if comparison.floor is None else [{"arm": REAL, terms.metric: Bounded(comparison.floor)}]
     noise = [result.noise for result in results if result.noise is not None]
-    lines = ["Seeds: how many survived, of how many."]
-    if not lost:
-        lines = ["Seeds: how many survived; none diverged, collapsed or failed, and none is unfinished."]
+    counted = "runs" if any(result.arm.pooled for result in results) else "seeds"
+    lines = [f"{counted.capitalize()}: how many survived, of how many."]
+    if not lost and all(result.survived == len(result.values) for result in results):
+        lines = [
+            f"{counted.capitalize()}: how many survived; none diverged, collapsed or failed, and none is unfinished."
+        ]
+    if counted == "runs":
+        lines += ["Several runs have the same seed: the intervals are those of runs, verdicts need so many seeds."]
     if any(result.best for result in results):
         lines += ["Best: of the best checkpoint, scored again from other latents."]
     lines += [
@@ -80,7 +87,7 @@ def _quality(comparison: Comparison) -> Table:
                 "arm": result.arm.label,
                 terms.metric: _bounded(result.quality),
                 "sd": None if result.quality is None else result.quality.deviation,
-                "seeds": f"{result.survived} of {len(result.values)}",
+                counted: f"{result.survived} of {len(result.values)}",
                 **({"best": _bounded(result.best)} if any(each.best for each in results) else {}),
                 **({"noise": result.noise} if noise else {}),
                 **{f"but {state}": result.found(state) for state in told},
@@ -114,27 +121,38 @@ def _differences(comparison: Comparison) -> Table | None:
         for result in others
         if (contrast := result.contrast) is not None
     ]
+    out_of_reach = any(row["verdict"] == TOO_FEW_RANKS for row in rows)
     return Table(
         name="differences",
         title=f"Difference to the baseline in {comparison.terms.metric}, with 95 % intervals",
         rows=rows,
         lines=[
             "Difference: by Welch's test. Where runs did not survive, ranks decide, in which they come last.",
-            f"Corrected: by Holm's method for {len(rows)} arms. "
-            "Detectable: the smallest true difference that four of five such studies show.",
+            f"Corrected: by Holm's method for {_arms(len(rows))}. "
+            "Detectable: the smallest true difference that four of five such studies show, so corrected.",
+            *(
+                [f"{TOO_FEW_RANKS.capitalize()}: with so many arms no ranks of so few could tell."]
+                if out_of_reach
+                else []
+            ),
         ],
     )
 
 
 def verdict(result: Result, baseline: Result) -> str:
     """Return what may be said of an arm beside the baseline: `better` or `worse` only from 5 seeds of both on."""
-    if min(len(result.values), len(baseline.values)) < LEAST_SEEDS:
+    if min(result.seeds, baseline.seeds) < LEAST_SEEDS:
         return TOO_FEW
     if result.p is None or result.contrast is None:
-        return "cannot be told"
+        return UNTOLD
     if result.p >= SIGNIFICANT:
-        return NOT_SEPARABLE
+        least = result.contrast.least
+        return NOT_SEPARABLE if least is None or least < SIGNIFICANT else TOO_FEW_RANKS
     return "better" if result.contrast.is_better else "worse"
+
+
+def _arms(count: int) -> str:
+    return f"{count} arm{'' if count == 1 else 's'}"
 
 
 def _scores(comparison: Comparison) -> Table | None:
@@ -210,7 +228,7 @@ def _cost(comparison: Comparison) -> Table | None:
         for result in comparison.results
     ]
     lines = ["By the logged rows: without evaluations, samples and checkpoints."]
-    if len({run.machine for result in comparison.results for run in result.ended}) > 1:
+    if len({run.machine for result in comparison.results for run in result.ended if run.machine is not None}) > 1:
         lines += ["Runs of different machines: their times do not compare."]
     return Table(name="cost", title="Cost: speed of training, mean over seeds", rows=rows, lines=lines)
 

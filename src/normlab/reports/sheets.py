@@ -33,14 +33,16 @@ def sheet(comparison: Comparison) -> Sheet | None:
         return None
     seed = max(seeds, key=lambda seed: (sum(seed in own for own in runs.values()), -seed))
     chosen = {label: own[seed] for label, own in runs.items() if seed in own}
-    shared = sorted(set.intersection(*({*_steps(run)} for run in chosen.values())))
+    whole = [run for run in chosen.values() if run.is_done] or [*chosen.values()]  # others may end before the first
+    shared = sorted(set.intersection(*({*_steps(run)} for run in whole)))
     steps = _spread(shared or sorted({step for run in chosen.values() for step in _steps(run)}))
     cells = [[_piece(RunDir(run.run.path).sample(step)) for step in steps] for run in chosen.values()]
     return Sheet(seed, steps, [*chosen], cells)
 
 
 def _steps(run: Ended) -> list[int]:
-    return [int(path.stem.partition("_")[2]) for path in sorted(RunDir(run.run.path).samples.glob("step_*.png"))]
+    names = [path.stem.partition("_")[2] for path in sorted(RunDir(run.run.path).samples.glob("step_*.png"))]
+    return [int(name) for name in names if name.isdecimal()]
 
 
 def _spread(steps: Sequence[int]) -> list[int]:

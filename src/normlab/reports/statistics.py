@@ -2,7 +2,9 @@
 
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,8 +47,9 @@ class Contrast(NamedTuple):
     """An arm against the baseline, by the values of those that survived.
 
     welch: as two independent samples.  paired: as pairs, with `correlation` between them.  ranks: the p of a rank test
-    of all runs, in which those that did not survive share the worst rank; only where there are any.  detectable: the
-    smallest true difference that four of five such studies show.  is_better: whether the arm is the better one by what
+    of all runs, in which those that did not survive share the worst rank; only where there are any, or where no value
+    of an arm differs.  least: the smallest p that so many ranks can have, corrected.  detectable: the smallest true
+    difference that four of five such studies show, corrected.  is_better: whether the arm is the better one by what
     decides.  reason: why there is not all of it.
     """
 
@@ -54,6 +57,7 @@ class Contrast(NamedTuple):
     paired: Difference | None = None
     correlation: float | None = None
     ranks: float | None = None
+    least: float | None = None
     detectable: float | None = None
     is_better: bool | None = None
     reason: str | None = None
@@ -78,17 +82,21 @@ def mean(values: Sequence[float]) -> Mean | None:
     return Mean(middle, count, deviation, middle - reach, middle + reach)
 
 
-def contrast(arm: Values, baseline: Values, *, higher_is_better: bool) -> Contrast:
-    """Hold the values of an arm against those of the baseline."""
+def contrast(arm: Values, baseline: Values, *, higher_is_better: bool, contrasts: int = 1) -> Contrast:
+    """Hold the values of an arm against those of the baseline.
+
+    contrasts: how many such are made, for all of which they are corrected together.
+    """
     own, other = ([value for value in values.values() if value is not None] for values in (arm, baseline))
-    found = Contrast()
-    if min(len(arm), len(baseline)) > 1 and len(own) + len(other) < len(arm) + len(baseline):
+    found, is_constant = Contrast(), len({*own}) == len({*other}) == 1
+    if min(len(arm), len(baseline)) > 1 and (len(own) + len(other) < len(arm) + len(baseline) or is_constant):
         p, shift = ranked([*arm.values()], [*baseline.values()], higher_is_better)
-        found = Contrast(ranks=p, is_better=shift > 0)
+        least = min(1.0, 2 * contrasts / math.comb(len(arm) + len(baseline), len(arm)))
+        found = Contrast(ranks=p, least=least, is_better=shift > 0)
     if min(len(own), len(other)) < 2:
         return found._replace(reason="an interval needs two seeds that survived of both arms")
-    if len({*own}) == len({*other}) == 1:
-        return found._replace(reason="the seeds of an arm do not differ: no interval")
+    if is_constant:
+        return found._replace(reason="the seeds of an arm do not differ: no interval, ranks decide")
     independent = _welch(own, other)
     pairs = [
         (one, another) for key, one in arm.items() if one is not None and (another := baseline.get(key)) is not None
@@ -97,7 +105,7 @@ def contrast(arm: Values, baseline: Values, *, higher_is_better: bool) -> Contra
         welch=independent,
         paired=_paired(pairs),
         correlation=_correlation(pairs),
-        detectable=_detectable(own, other),
+        detectable=_detectable(own, other, contrasts) if found.ranks is None else None,
         is_better=(independent.value > 0) == higher_is_better if found.ranks is None else found.is_better,
         reason=None if len(pairs) > 1 else "not the baseline's seeds: no pairs",
     )
@@ -156,7 +164,8 @@ def _welch(above: Sequence[float], below: Sequence[float]) -> Difference:
     """Return the difference of the means of two independent samples that are not both constant (Welch 1947)."""
     from scipy.stats import ttest_ind
 
-    return _difference(above, below, ttest_ind(above, below, equal_var=False))
+    with _nearly_constant():
+        return _difference(above, below, ttest_ind(above, below, equal_var=False))
 
 
 def _paired(pairs: Sequence[tuple[float, float]]) -> Difference | None:
@@ -165,7 +174,13 @@ def _paired(pairs: Sequence[tuple[float, float]]) -> Difference | None:
     if len({one - other for one, other in pairs}) < 2:
         return None
     above, below = zip(*pairs, strict=True)
-    return _difference(above, below, ttest_rel(above, below))
+    with _nearly_constant():
+        return _difference(above, below, ttest_rel(above, below))
+
+
+def _nearly_constant() -> AbstractContextManager[Any]:
+    """Silence SciPy's warning of values that hardly differ: the means of modes and shares often do not."""
+    return warnings.catch_warnings(action="ignore", category=RuntimeWarning)
 
 
 def _difference(above: Sequence[float], below: Sequence[float], test: Any) -> Difference:
@@ -180,11 +195,14 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     return statistics.correlation(*zip(*pairs, strict=True))
 
 
-def _detectable(above: Sequence[float], below: Sequence[float]) -> float:
-    """Return the difference at which Welch's test has the power, by the usual sum of two quantiles of t."""
+def _detectable(above: Sequence[float], below: Sequence[float], contrasts: int) -> float:
+    """Return the difference at which Welch's test has the power, by the usual sum of two quantiles of t.
+
+    The level is that of the first step of Holm's method, which the largest of several differences must pass.
+    """
     from scipy.stats import t
 
     one, other = (statistics.variance(values) / len(values) for values in (above, below))
     degrees = (one + other) ** 2 / (one**2 / (len(above) - 1) + other**2 / (len(below) - 1))
-    reach = t.ppf((1 + CONFIDENCE) / 2, degrees) + t.ppf(POWER, degrees)
+    reach = t.ppf(1 - (1 - CONFIDENCE) / 2 / contrasts, degrees) + t.ppf(POWER, degrees)
     return float(reach) * math.sqrt(one + other)

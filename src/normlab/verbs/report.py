@@ -15,6 +15,7 @@ from normlab.outputs import plain_json
 from normlab.outputs.run_dir import ENDINGS
 from normlab.registry import unknown
 from normlab.reports import arms, convergence, files, sections, tables
+from normlab.reports.arms import Kind
 from normlab.reports.comparison import Comparison, Ended, Result, compare, metrics
 from normlab.reports.runs import Run, find_runs
 from normlab.reports.statistics import Mean
@@ -31,6 +32,7 @@ examples:
   normlab report outputs/study --out report
   normlab report outputs/study --metric fid --level 30
   normlab report outputs/study --baseline normalization.discriminator=spectral optimizer.lr=2e-4
+  normlab report outputs/study --within optimizer.lr train.batch_size
 """
 
 
@@ -45,12 +47,14 @@ def run(arguments: list[str]) -> int:
     """Print the tables of each data set and protocol, or all that they are made of as JSON."""
     options = _parser().parse_args(arguments)
     folders = existing_folders(options.folders)
+    _require_folder(options.out)
     runs = list(find_runs(folders))
     compared, left_out = _sorted_out(runs)
     if not any(run.state in ENDINGS for run in compared):
         problem = f"there is nothing to compare: of {len(runs)} runs none has ended" if runs else "holds no run"
         raise ConfigurationError(", ".join(map(str, folders)), problem, "`normlab status` shows how runs stand")
-    comparisons = _comparisons(compared, options.metric, options.level, dict(options.baseline), options.by)
+    groups = arms.by_kind(compared, options.within)
+    comparisons = _comparisons(groups, options.metric, options.level, dict(options.baseline), options.by)
     if options.out is not None:
         command = shlex.join(["normlab", "report", *arguments])
         written = files.write(
@@ -65,6 +69,12 @@ def run(arguments: list[str]) -> int:
         table = _left_out_table(left_out)
         print(f"\n{table.title}\n{tables.render(table.rows)}")
     return DONE
+
+
+def _require_folder(out: Path | None) -> None:
+    above = [] if out is None else [path for path in (out, *out.parents) if path.exists()]
+    if above and not above[0].is_dir():
+        raise ConfigurationError("--out", f"{above[0]} is a file", "name a folder")
 
 
 def _lines(comparison: Comparison) -> Iterator[str]:
@@ -105,6 +115,8 @@ def _parser() -> Arguments:
     )
     help = "settings that tell arms apart, or groups of them; what else differs is averaged over"
     parser.add_argument("--by", nargs="+", action="extend", default=[], metavar="KEY", help=help)
+    help = "settings, or groups of them, of which each value is a comparison of its own, with its own baseline"
+    parser.add_argument("--within", nargs="+", action="extend", default=[], metavar="KEY", help=help)
     help = "a folder for report.html, which holds all, and for tables and figures as files"
     parser.add_argument("--out", type=Path, metavar="DIR", help=help)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, with the numbers of every run")
@@ -129,10 +141,14 @@ def _sorted_out(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
 
 
 def _comparisons(
-    runs: Iterable[Run], metric: str | None, level: float | None, baseline: Mapping[str, str], by: Sequence[str]
+    every: Mapping[Kind, Sequence[Run]],
+    metric: str | None,
+    level: float | None,
+    baseline: Mapping[str, str],
+    by: Sequence[str],
 ) -> list[Comparison]:
     """Compare the runs of each kind; where none of its arms is the baseline, by the default one."""
-    groups = {kind: own for kind, own in arms.by_kind(runs).items() if any(run.state in ENDINGS for run in own)}
+    groups = {kind: own for kind, own in every.items() if any(run.state in ENDINGS for run in own)}
     known = dict.fromkeys(name for kind, own in groups.items() for name in metrics(own, kind.protocol))
     if metric is not None and metric not in known:
         raise ConfigurationError("--metric", f"no run has {metric}", f"there are {', '.join(known) or 'none'}")
@@ -143,7 +159,7 @@ def _comparisons(
             comparisons.append(compare(own, kind, metric=metric, level=level, baseline=baseline, by=by))
         except ConfigurationError as error:
             errors.append(error)
-            other = compare(own, kind, metric=metric, level=level)
+            other = compare(own, kind, metric=metric, level=level, by=by)
             comparisons.append(
                 replace(other, notes=[f"not the baseline asked for: {error.complaints[0].problem}", *other.notes])
             )

@@ -24,6 +24,7 @@ from normlab.verbs.arguments import Arguments, modules
 
 MOST = 1_000_000  # images
 MOST_OF_GRID = 10_000
+OTHER_FORMATS = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".npy", ".zip", ".pt")
 BATCH = 250
 DESCRIPTION = """\
 Draw images from a trained generator, of a run or of a file that it exported: a grid, an array, or a file for each. The
@@ -44,6 +45,8 @@ def run(arguments: list[str]) -> int:
     composition.refuse(import_plugins(RunConfig(plugins=options.plugins)))
     source = Path(options.source)
     generator, step = load(source)
+    if options.interpolate:  # whole rows, each of which arrives
+        options.count = -(-options.count // options.columns) * options.columns
     labels = _labels(generator, options.label, options.count)
     drawn = _latents(generator, options)
     out = options.out or (source / "samples.png" if source.is_dir() else source.with_name("samples.png"))
@@ -55,7 +58,7 @@ def run(arguments: list[str]) -> int:
         save_grid(torch.cat([*images]), out, options.columns)
     elif out.suffix == ".npz":
         _save_array(torch.cat([_as_kept(batch) for batch in images]), labels, out)
-    elif out.suffix:
+    elif out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
         remedy = "end it in .png for a grid, in .npz for an array, or name a folder for a file of each"
         raise ConfigurationError("--out", f"{out} ends in {out.suffix}", remedy)
     else:
@@ -83,7 +86,7 @@ def _parser() -> Arguments:
     parser.add_argument("--count", type=count, default=64, help="how many images (default 64)")
     parser.add_argument("--columns", type=count, default=8, help="how many in a row (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the latents (default 0)")
-    help = "the largest coordinate of a latent; by default they are as in training"
+    help = "the largest coordinate of a latent, with --interpolate of both ends; by default they are as in training"
     parser.add_argument("--truncation", type=positive, default=None, metavar="T", help=help)
     help = "let each row go from one latent to another along a great circle"
     parser.add_argument("--interpolate", action="store_true", help=help)
@@ -103,9 +106,9 @@ def _latents(generator: Generator, options: argparse.Namespace) -> Tensor:
         return latents.drawn(options.count, size, rng, options.truncation)
     if options.columns < 2:
         raise ConfigurationError("--interpolate", "needs rows of two images or more", "give more --columns")
-    rows = -(-options.count // options.columns)
+    rows = options.count // options.columns
     ends = latents.drawn(2 * rows, size, rng, options.truncation)
-    return latents.between(ends[:rows], ends[rows:], options.columns).flatten(0, 1)[: options.count]
+    return latents.between(ends[:rows], ends[rows:], options.columns).flatten(0, 1)
 
 
 def _labels(generator: Generator, label: int | None, count: int) -> Tensor | None:
