@@ -71,8 +71,9 @@ class Status:
             return None
         names = {entry.name for entry in fields(cls)}
         known = {key: value for key, value in cast(dict[str, Any], values).items() if key in names}
-        counts = (known.get(key, 0) for key in ("step", "images_seen", "resumes"))
-        return cls(**known) if all(isinstance(count, int) for count in counts) else None
+        kinds = {"state": str, "step": int, "images_seen": int, "resumes": int, "flags": list, "states": dict}
+        sound = all(isinstance(known[key], kind) for key, kind in kinds.items() if key in known)
+        return cls(**known) if sound else None
 
 
 class RunDir:
