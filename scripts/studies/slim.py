@@ -3,14 +3,16 @@
     python scripts/studies/slim.py DIR OUT
 
 Copies of every run in or below DIR its configuration, status, environment and JSON lines to OUT, of the first seed the
-grids of samples, too, and what was chosen in tuning; the names of the machine stay behind. `normlab report OUT` then
-gives the same tables.
+grids of samples, too, and what was chosen in tuning; names and paths of the machine stay behind. `normlab report OUT`
+then gives the same tables.
 """
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from normlab import config
 from normlab.outputs import plain_json
 from normlab.outputs.run_dir import RunDir
 from normlab.reports.runs import find_runs
@@ -29,6 +31,9 @@ def main(folder: Path, out: Path) -> int:
         for name in KEPT:
             if (file := getattr(source, name)).exists():
                 shutil.copyfile(file, getattr(target, name))
+        if run.settings is not None and "root" in run.settings.dataset.params:
+            anywhere = replace(run.settings.dataset, params={**run.settings.dataset.params, "root": "data"})
+            target.config.write_text(config.to_yaml(replace(run.settings, dataset=anywhere)))
         told = plain_json.read(source.environment)
         plain_json.write(target.environment, {key: value for key, value in told.items() if key not in OF_THE_MACHINE})
         if run.settings is not None and run.settings.seed == first and source.samples.is_dir():

@@ -46,7 +46,8 @@ def write(
     for table in tables:
         _write(folder / "tables" / f"{table.name}.csv", formats.as_csv(table).encode())
     _write(folder / "report.json", f"{plain_json.dump(values)}\n".encode())
-    html = page(comparisons, title=_title(comparisons), command=command, origin=tables, pictures=pictures)
+    shown = [origin.in_words(tables[0]), *tables[1:]]
+    html = page(comparisons, title=_title(comparisons), command=command, origin=shown, pictures=pictures)
     _write(folder / "report.html", html.encode())
     return folder / "report.html"
 

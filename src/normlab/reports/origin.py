@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from normlab import config
@@ -33,6 +34,20 @@ def settings_table(comparisons: Mapping[str, Comparison]) -> Table:
         )
     same = "Whatever is not here is the same in all of them." if keys else "The runs differ in nothing but the seed."
     return Table(name="settings", title="In what the runs differ", rows=rows, lines=[same])
+
+
+def in_words(settings: Table) -> Table:
+    """Return the table of settings with those of an arm in one cell, for there may be many."""
+    first = ("of", "arm", "runs", "seeds")
+    rows: list[Row] = []
+    for row in settings.rows:
+        words = [
+            f"{key.removesuffix('.name')}={value}"
+            for key, value in row.items()
+            if key not in first and value is not None
+        ]
+        rows.append({**{key: row[key] for key in first if key in row}, "settings": " ".join(words)})
+    return replace(settings, rows=rows)
 
 
 def environment_table(runs: Iterable[Run]) -> Table:
