@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.reports import statistics
-from normlab.reports.statistics import LEAST_SEEDS, SIGNIFICANT, Values
+from normlab.reports.statistics import LEAST_SEEDS, Values
+from normlab.reports.tables import SIGNIFICANT
 
 Array = NDArray[np.float64]
 

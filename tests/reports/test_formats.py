@@ -5,7 +5,7 @@ import io
 import re
 
 from normlab.reports.formats import as_csv, as_latex, as_markdown
-from normlab.reports.tables import Bounded, Probability, Table
+from normlab.reports.tables import Bounded, Probability, Table, cell
 
 TABLE = Table(
     name="quality",
@@ -46,3 +46,13 @@ def test_latex_is_a_table_of_booktabs_with_nothing_left_to_escape() -> None:
     assert r"\begin{tabular}{lrrr}" in text
     assert text.count(r" \\" + "\n") == 3
     assert not re.search(r"(?<!\\)[%_]", text)
+
+
+def test_a_p_is_not_rounded_to_the_level_that_it_is_below() -> None:
+    assert [cell(Probability(p)) for p in (0.04997, 0.0499, 0.05, 0.0503, 0.0123)] == [
+        "0.04997",
+        "0.0499",
+        "0.05",
+        "0.05",
+        "0.012",
+    ]

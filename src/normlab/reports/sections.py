@@ -7,8 +7,8 @@ from typing import Any
 from normlab.reports import convergence
 from normlab.reports.comparison import Comparison, Result, evaluation_interval
 from normlab.reports.convergence import Speedup
-from normlab.reports.statistics import LEAST_SEEDS, SIGNIFICANT, Difference, Mean
-from normlab.reports.tables import Bounded, Probability, Table
+from normlab.reports.statistics import LEAST_SEEDS, Difference, Mean
+from normlab.reports.tables import SIGNIFICANT, Bounded, Probability, Table
 
 SHORT = {"generator": "G", "discriminator": "D", "score_gap": "gap", "gradient_norm": "gradient"}
 UNIT_NAMES = {"step": "steps", "images_seen": "images", "seconds": "seconds"}

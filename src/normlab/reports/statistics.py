@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from normlab.reports.tables import SIGNIFICANT
+
 Array = NDArray[np.float64]
 
 # SciPy takes up to a second to import, so only the functions that need it do.
 
-CONFIDENCE = 0.95
+CONFIDENCE = 1 - SIGNIFICANT
 LEAST_SEEDS = 5  # of either arm, from which on a difference is called one
-SIGNIFICANT = 1 - CONFIDENCE
 POWER = 0.8  # of a study that is to show a difference: four of five do
 MOST_ARRANGEMENTS = 100_000  # of ranks that are looked at; of more so many are drawn
 

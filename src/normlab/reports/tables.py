@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 
+SIGNIFICANT = 0.05  # a p below it is called a difference
+
 
 class Bounded(NamedTuple):
     """A number in a table with its interval, if it has one."""
@@ -17,7 +19,7 @@ class Bounded(NamedTuple):
 
 
 class Probability(float):
-    """A p value, of which two digits are enough."""
+    """A p value, of which two digits are enough but just below the level that is asked of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,9 @@ def cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, Probability):
-        return "<0.0001" if value < 1e-4 else f"{value:.2g}"
+        if value < 1e-4:
+            return "<0.0001"
+        return f"{value:.2g}" if (value < SIGNIFICANT) == (float(f"{value:.2g}") < SIGNIFICANT) else f"{value:.4g}"
     if isinstance(value, Bounded):
         number = f"{cell(float(value.value))}{value.unit}"
         if value.low is None or value.high is None:
