@@ -88,6 +88,29 @@ def test_a_written_configuration_reads_back_equal(tmp_path: Path) -> None:
     assert config.load(path) == settings
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *[[f"experiment={name}"] for name in composition.choices("experiment") if name != "tuned_comparison"],
+        ["penalty=[r1,orthogonal]", "penalty.r1.every=16", "optimizer=adamw", "optimizer.schedule=cosine"],
+        ["optimizer.generator.lr=1e-3", "every.evaluate=null", "train.time_limit=90 minutes", "plugins=[]"],
+        [
+            "evaluation.features='a, (b)'",
+            "name=v1.5",
+            "dataset=gaussians",
+            "architecture=mlp",
+            "precision=bf16",
+            "force=true",
+        ],
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_words_of_a_configuration_give_it_again(words: list[str]) -> None:
+    settings = composed(*words)
+
+    assert composed(*composition.words_of(settings)) == settings
+
+
 def test_a_normalization_varies_the_discriminator_and_both_varies_both() -> None:
     assert composed("normalization=layer").label == "G:batch D:layer"
     assert composed("normalization=both/layer").label == "G:layer D:layer"

@@ -9,5 +9,6 @@ sweep batch_and_iterations normalization=spectral normalization.discriminator.po
 sweep batch_and_iterations normalization=none,batch loss=hinge "${common[@]}"
 sweep batch_and_iterations normalization=none loss=wasserstein penalty=wgan_gp "${common[@]}"
 one_iteration=(--baseline normalization.discriminator=spectral normalization.discriminator.power_iterations=1)
+noise batch_and_iterations
 publish batch_and_iterations --within train.batch_size "${one_iteration[@]}"
 again batch_and_iterations over_batches "${one_iteration[@]}" train.batch_size=64

@@ -9,4 +9,5 @@ sweep cifar10_jpeg dataset=image_folder dataset.root="${CIFAR10:?the folder that
   train.batch_size=32 train.until='1 epoch' memory_format=channels_last every.log='25 steps' every.evaluate='0.25 epochs' \
   every.spectra='0.25 epochs' every.sample='0.5 epochs' every.checkpoint='0.5 epochs' evaluation.features=classifier \
   evaluation.samples=5000 "$@"
+noise cifar10_jpeg
 publish cifar10_jpeg --within architecture

@@ -7,4 +7,5 @@ for letter in a b c d e f; do
     every.log='25 steps' every.evaluate='200 steps' every.spectra='200 steps' every.sample='400 steps' every.checkpoint='400 steps' \
     evaluation.samples=5000
 done
+noise lr_stress
 publish lr_stress --within optimizer train.discriminator_steps

@@ -8,4 +8,5 @@ sweep mnist_discriminator dataset=mnist architecture=dcgan architecture.width=16
   seed=0,1,2,3,4 train.batch_size=32 train.until='1 epoch' memory_format=channels_last every.log='25 steps' \
   every.evaluate='0.25 epochs' every.spectra='0.125 epochs' every.sample='0.5 epochs' every.checkpoint='0.5 epochs' \
   evaluation.samples=5000
+noise mnist_discriminator
 publish mnist_discriminator

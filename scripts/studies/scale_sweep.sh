@@ -7,5 +7,6 @@ sweep scale_sweep dataset=mnist architecture=dcgan architecture.width=16 loss=hi
   'tuning.keys=[normalization.discriminator.scale]' 'tuning.seeds=[1000,1001]' seed=0,1,2,3,4 \
   train.batch_size=32 train.until='1 epoch' memory_format=channels_last every.log='25 steps' every.evaluate='0.25 epochs' \
   every.spectra='0.25 epochs' every.sample='0.5 epochs' every.checkpoint='0.5 epochs' evaluation.samples=5000
+noise scale_sweep
 publish scale_sweep --baseline normalization.discriminator=scaled_spectral
 publish scale_sweep_tuning --baseline normalization.discriminator=scaled_spectral normalization.discriminator.scale=1.0

@@ -15,9 +15,10 @@ from pathlib import Path
 from normlab import config
 from normlab.outputs import plain_json
 from normlab.outputs.run_dir import RunDir
+from normlab.reports.origin import TUNING
 from normlab.reports.runs import find_runs
 
-KEPT = ("config", "status", "layers", "best", "metrics", "evaluations", "spectra", "changes")
+KEPT = ("status", "layers", "best", "metrics", "evaluations", "scores", "spectra", "changes")
 OF_THE_MACHINE = ("host", "platform")
 
 
@@ -31,14 +32,15 @@ def main(folder: Path, out: Path) -> int:
         for name in KEPT:
             if (file := getattr(source, name)).exists():
                 shutil.copyfile(file, getattr(target, name))
-        if run.settings is not None and "root" in run.settings.dataset.params:
-            anywhere = replace(run.settings.dataset, params={**run.settings.dataset.params, "root": "data"})
+        if run.settings is not None:
+            params = dict(run.settings.dataset.params)
+            anywhere = replace(run.settings.dataset, params=params | ({"root": "data"} if "root" in params else {}))
             target.config.write_text(config.to_yaml(replace(run.settings, dataset=anywhere)))
         told = plain_json.read(source.environment)
         plain_json.write(target.environment, {key: value for key, value in told.items() if key not in OF_THE_MACHINE})
         if run.settings is not None and run.settings.seed == first and source.samples.is_dir():
             shutil.copytree(source.samples, target.samples, dirs_exist_ok=True)
-    if (chosen := folder / "tuning.json").exists():
+    if (chosen := folder / TUNING).exists():
         shutil.copyfile(chosen, out / chosen.name)
     print(f"{len(runs)} runs in {out}")
     return len(runs)

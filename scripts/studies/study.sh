@@ -25,6 +25,11 @@ later() {
   exit 75
 }
 
+# noise NAME: how much one evaluation varies from latents to latents, of the first seed of every arm.
+noise() {
+  normlab evaluate "${NORMLAB_OUTPUTS:-outputs}/$1"/*-seed0-* checkpoint=last evaluation.repeats=5
+}
+
 # publish NAME WORDS...: WORDS as `normlab report` takes them.
 publish() {
   local name=$1 out=docs/results/$1

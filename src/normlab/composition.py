@@ -1,5 +1,6 @@
 """From the words of a command line to a tree of plain values, by Hydra: the one module that knows it."""
 
+import json
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -215,6 +217,22 @@ def run_folder(settings: RunConfig) -> Path:
     return config.run_folder(settings, part_defaults)
 
 
+def words_of(settings: RunConfig) -> list[str]:
+    """Return the overrides of a command line that gives these settings, in which paths are left to whoever types it.
+
+    How the run was started is no part of it, nor of which sweep it was.
+    """
+    defaults = config.defaults_of(settings, part_defaults)
+    names = {f"{where}.name": where for where in PARTS}
+    left_out = (*config.PATHS, *config.STARTED, "tuning")
+    penalties = ",".join(settings.penalty)
+    words = [f"penalty=[{penalties}]" if "," in penalties else f"penalty={penalties}"] if penalties else []
+    for key, value in flatten(config.write(settings)):
+        if value != defaults.get(key) and not any(key == each or key.startswith(f"{each}.") for each in left_out):
+            words.append(f"{names.get(key, key)}={_as_word(value)}")
+    return words
+
+
 def hand_to_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
     """Run Hydra's own main on a command line: sweeps, `--cfg`, `--help`, tab completion."""
     # Hydra says an exception in its own way and exits with 1; with this it lets ours pass.
@@ -222,6 +240,16 @@ def hand_to_hydra(arguments: list[str], task: Callable[[DictConfig], Any]) -> No
     sys.argv = ["normlab train", *map(with_slots, arguments)]
     decorate = hydra.main(version_base="1.3", config_path=str(configs_dir()), config_name="config")
     decorate(task)()
+
+
+def _as_word(value: Any) -> str:
+    """Return a value as Hydra's grammar has it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_word, cast(list[Any], value)))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    is_plain = re.fullmatch(r"[\w./:+ -]+", value) and isinstance(yaml.safe_load(value), str)
+    return value if is_plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _compose(words: list[str], config_dir: str | None) -> Tree:

@@ -290,11 +290,10 @@ def changes(old: RunConfig, new: RunConfig) -> list[Change]:
     return [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
 
 
-def run_name(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]) -> str:
-    """Return the name of the run's folder: what it is in words, and a digest of what differs from the defaults.
+def defaults_of(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]) -> Tree:
+    """Return the defaults of all settings by dotted key, those of parameters as the parts of a run have them.
 
-    `part_defaults(group, name)` gives a part's parameters as `configs/` has them. A setting that is added to normlab
-    later, at its default, leaves the names of earlier runs as they are.
+    `part_defaults(group, name)` gives a part's parameters as `configs/` has them.
     """
     defaults = dict(flatten(write(RunConfig())))
     tree = write(config)
@@ -305,6 +304,15 @@ def run_name(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]
         defaults |= {f"{where}.{key}": value for key, value in flatten(part_defaults(group, part["name"]))}
     for name in config.penalty:
         defaults |= dict(flatten(part_defaults("penalty", name), "penalty."))
+    return defaults
+
+
+def run_name(config: RunConfig, part_defaults: typing.Callable[[str, str], Tree]) -> str:
+    """Return the name of the run's folder: what it is in words, and a digest of what differs from the defaults.
+
+    A setting that is added to normlab later, at its default, leaves the names of earlier runs as they are.
+    """
+    defaults = defaults_of(config, part_defaults)
     names = {f"{where}.name" for where in ALWAYS_NAMED}
     changed: Tree = {
         key: value

@@ -51,6 +51,14 @@ def test_the_setting_of_the_best_mean_is_chosen_and_one_that_diverged_is_not(tmp
     assert lost.values["optimizer.lr"] == 1e-3
 
 
+def test_a_choice_at_the_edge_of_three_values_or_more_is_told() -> None:
+    grid = {"optimizer.lr": [1e-4, 2e-4, 1e-3], "train.discriminator_steps": [1, 5], "loss.name": ["a", "b", "c"]}
+    steps = {"train.discriminator_steps": 1, "loss.name": "a"}
+
+    assert tuning.edges({"optimizer.lr": 1e-3, **steps}, grid) == ["optimizer.lr"]
+    assert tuning.edges({"optimizer.lr": 2e-4, **steps}, grid) == []
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -89,5 +97,7 @@ def test_a_tuned_comparison_is_one_command_and_its_report_says_that_it_was_tuned
     for arm in comparison["arms"]:
         label = " ".join(arm["arm"].split(" ")[:2])
         assert arm["settings"]["optimizer.lr"] == rates[label]
+    assert chosen["grid"] == {"optimizer.lr": [1e-4, 1e-3], "train.discriminator_steps": [1]}
     page = (tmp_path / "out/report.html").read_text()
+    assert "of seeds 1000, from optimizer.lr 0.0001, 0.001; train.discriminator_steps 1." in page
     assert "Every arm had the same grid of optimizer.lr and train.discriminator_steps" in page

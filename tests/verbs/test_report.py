@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -222,8 +223,8 @@ def test_what_was_not_measured_alike_is_cut_to_what_all_have_and_told(normlab: C
     assert comparison["horizon"] == {"step": 1000, "images_seen": 64000}
     assert (layer["reached"], layer["times"], layer["log_area"]) == (0, {"step": 1000, "images_seen": 64000}, 2)
     assert comparison["notes"] == [
-        "G:batch D:layer: an interval needs two seeds of both arms",
-        "G:batch D:spectral: the seeds of an arm do not differ, to the next evaluation: no interval",
+        "an interval needs two seeds of both arms: G:batch D:layer",
+        "the seeds of an arm do not differ, to the next evaluation: no interval: G:batch D:spectral",
         "runs end at 1,000 to 2,000 steps: quality and stability are of each run's own end",
         "runs of different machines: seconds are left out",
         "1 of 7 runs had a setting changed on their way: see their changes.jsonl",
@@ -383,7 +384,7 @@ def test_where_there_is_nothing_to_compare_it_says_so(normlab: Command, tmp_path
 
     assert (empty.exit_code, unfinished.exit_code) == (2, 2)
     assert empty.stderr.startswith(f"error: {tmp_path}: holds no run")
-    assert "of 1 runs none has ended" in unfinished.stderr
+    assert "no run has ended, 1 stopped" in unfinished.stderr
     assert unfinished.stderr.count("\n") == 1
 
 
@@ -508,6 +509,14 @@ def test_the_noise_of_evaluations_and_the_best_scored_again_stand_beside_the_fin
     assert described["quality"]["mean"] == 50
 
 
+def test_the_noise_may_be_measured_by_scoring_a_run_again(normlab: Command, study: Path) -> None:
+    again = {"step": 1000, "protocol": "by", "flags": [], "repeats": {"frechet_distance": [47.0, 50.0, 53.0]}}
+    JsonLines(RunDir(study / "none1").scores).append(again)
+    noise = {label: each["noise"] for label, each in by_label(*compared(normlab, str(study))).items()}
+
+    assert noise == {"G:batch D:none": 3.0, "G:batch D:spectral": None}
+
+
 def test_an_arm_of_too_few_seeds_is_not_said_to_be_inseparable(normlab: Command, tmp_path: Path) -> None:
     for technique, seeds, best in (("none", 5, 50.0), ("spectral", 5, 20.0), ("batch", 5, 50.1), ("layer", 2, 20.0)):
         for seed in range(seeds):
@@ -599,6 +608,36 @@ def test_every_setting_in_which_runs_differ_is_listed(normlab: Command, tmp_path
     assert (none["normalization.discriminator.name"], none["seeds"]) == ("none", "0, 1")
 
 
+def test_the_commands_that_train_the_arms_are_told(normlab: Command, tmp_path: Path) -> None:
+    """Typed again, they give the settings of the runs; where an arm is pooled, there is one for each of its parts."""
+    study = tmp_path / "study"
+    for lr in (1e-3, 2e-3):
+        others = {"optimizer": OptimizerConfig(params={"lr": lr})}
+        for seed in range(3):
+            fabricate(study / f"layer{lr}{seed}", arm("layer", seed, **others), falling(500))
+    normlab("report", str(study), "--out", str(tmp_path / "out"), "--by", "normalization")
+    rows = [*csv.DictReader((tmp_path / "out/tables/commands.csv").read_text().splitlines())]
+
+    assert [shlex.split(row["command"])[-2:] for row in rows] == [
+        ["optimizer.lr=0.001", "seed=0,1,2"],
+        ["optimizer.lr=0.002", "seed=0,1,2"],
+    ]
+    assert all(row["command"].startswith("normlab train -m normalization.discriminator=layer") for row in rows)
+
+
+def test_a_setting_at_which_all_seeds_were_lost_is_marked(normlab: Command, tmp_path: Path) -> None:
+    for lr in (1e-3, 2e-3, 4e-3):
+        for technique in ("none", "spectral"):
+            others = {"optimizer": OptimizerConfig(params={"lr": lr})}
+            state = "diverged" if (technique, lr) == ("none", 4e-3) else "done"
+            fabricate(tmp_path / f"study/{technique}{lr}", arm(technique, **others), falling(500), state=state)
+    normlab("report", str(tmp_path / "study"), "--out", str(tmp_path / "out"))
+    page = (tmp_path / "out/report.html").read_text()
+
+    assert "against optimizer.lr" in page
+    assert "A cross at the top: no seed survived there." in page
+
+
 def test_a_new_report_leaves_nothing_of_an_old_one(normlab: Command, study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     normlab("report", str(study), "--out", str(out))
@@ -633,6 +672,8 @@ def test_one_damaged_run_does_not_keep_the_others_from_a_report(
     path = study / "none0" / file
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
+    (study / "none1/metrics.jsonl").unlink()
+    (study / "none1/metrics.jsonl").mkdir()
 
     assert normlab("report", str(study), "--out", str(tmp_path / "out")).exit_code == 0
 

@@ -57,7 +57,7 @@ class JsonLines:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows in order; none if there is no file. It may be written to meanwhile."""
-        return [row for _, row in self._lines()]
+        return [row for _, row in self._lines()] if self.path.is_file() else []
 
     def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         if not self.path.exists():

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from normlab.reports import convergence
-from normlab.reports.comparison import Comparison, Result
+from normlab.reports.comparison import Comparison, Result, best_first
 from normlab.reports.sections import NOT_SEPARABLE, TOO_FEW, TOO_FEW_RANKS, UNTOLD, verdict
 from normlab.reports.statistics import LEAST_SEEDS, Mean
 from normlab.reports.tables import Bounded, Probability, cell
@@ -26,7 +25,7 @@ def answer(comparison: Comparison) -> list[str]:
         return [f"There is one arm, {_named(baseline)}: {metric} {_number(baseline.quality)}."]
     said = {result.arm.label: verdict(result, baseline) for result in others}
     better, worse = (
-        _best_first([each for each in others if said[each.arm.label] == word], metric) for word in ("better", "worse")
+        best_first([each for each in others if said[each.arm.label] == word], metric) for word in ("better", "worse")
     )
     sentences = [_better(better, baseline, metric)] if better else []
     if worse:
@@ -59,7 +58,7 @@ def _undecided(comparison: Comparison, others: Sequence[Result], said: set[str])
     known = [each for each in comparison.results if each.quality is not None]
     if not known:
         return "No run of any arm survived to a final value."
-    best = _best_first(known, metric)[0]
+    best = best_first(known, metric)[0]
     leading = f"The best mean {metric} is {_number(best.quality)}, of {_named(best)}."
     if not entered:
         return f"There are fewer than {LEAST_SEEDS} seeds, so no difference to the baseline is called one. {leading}"
@@ -93,13 +92,6 @@ def _same_setting(comparison: Comparison) -> list[str]:
             return [f"These are settings of {' and '.join(tuning.keys)} to choose from, on the seeds of the choice."]
         return [f"Every arm had the same grid of {' and '.join(tuning.keys)}; what was best on seeds {seeds} is shown."]
     return ["Every arm was trained at the settings of the table below, and not tuned for itself."]
-
-
-def _best_first(results: Sequence[Result], metric: str) -> list[Result]:
-    sign = -1 if metric in convergence.HIGHER_IS_BETTER else 1
-    return sorted(
-        results, key=lambda each: (each.quality is None, sign * (each.quality.value if each.quality else 0.0))
-    )
 
 
 def _named(result: Result) -> str:

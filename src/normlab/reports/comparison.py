@@ -33,7 +33,7 @@ class Ended:
     """What a run that has ended brings to a comparison; one that diverged, or that its collapse ended, points alone.
 
     twin: its seed, and what its arm is pooled over: by it runs of two arms make a pair.  final: the metric at the last
-    evaluation.  best: that of the best checkpoint, scored again from other latents.  noise: deviation of the last
+    evaluation.  best: that of the best checkpoint, scored again from other latents.  noise: deviation of one
     evaluation over sets of latents.  scores: every metric at the last evaluation.  images_per_second,
     step_milliseconds: of training alone.  scalars, layers: what is drawn of its rows.  last_step, log_interval: of its
     logged rows.  machine: where it trained, None where nothing tells.
@@ -197,6 +197,14 @@ def compare(
     )
 
 
+def best_first(results: Iterable[Result], metric: str) -> list[Result]:
+    """Return results by their quality, those without any last."""
+    sign = -1 if metric in convergence.HIGHER_IS_BETTER else 1
+    return sorted(
+        results, key=lambda each: (each.quality is None, sign * (each.quality.value if each.quality else 0.0))
+    )
+
+
 def metrics(runs: Iterable[Run], protocol: str | None) -> list[str]:
     """Return which metrics runs have by a protocol."""
     rows = [row for run in runs for row in run.evaluations if row.get("protocol") == protocol]
@@ -261,8 +269,8 @@ def _best(run_dir: RunDir, metric: str, protocol: str | None) -> float | None:
 
 
 def _noise(run: Run, metric: str, protocol: str | None) -> float | None:
-    """Return the deviation of the newest evaluation that was repeated, None where none was."""
-    for row in reversed(run.evaluations):
+    """Return the deviation of the newest evaluation that was repeated, in training or later, None where none was."""
+    for row in reversed([*run.evaluations, *JsonLines(RunDir(run.path).scores).rows()]):
         repeats = row.get("repeats")
         values = repeats.get(metric) if isinstance(repeats, dict) else None
         known = [value for value in values if is_finite(value)] if isinstance(values, list) else []
@@ -394,11 +402,7 @@ def _notes(results: Sequence[Result], protocol: str | None, terms: Terms) -> Ite
     """Yield what the tables of a comparison cannot say, a line each."""
     done = [run for result in results for run in result.ended if run.is_done]
     yield from _missing_numbers(done, terms)
-    for result in results:
-        for reason in dict.fromkeys(speedup.reason for speedup in result.speedup.values() if speedup.reason):
-            yield f"{result.arm.label}: {reason}"
-        if any(speedup.low is not None and not speedup.paired for speedup in result.speedup.values()):
-            yield f"{result.arm.label}: not the baseline's seeds, so the interval is that of two independent samples"
+    yield from _untimed(results)
     if terms.level is None:
         yield "the baseline has no final value, so there is no level to reach: state one with --level"
     elif at_once := sum(terms.time(run, "step") == 0 for run in done if run.has_values):
@@ -407,6 +411,24 @@ def _notes(results: Sequence[Result], protocol: str | None, terms: Terms) -> Ite
     if changed := sum(RunDir(run.run.path).changes.exists() for run in done):
         yield f"{changed} of {len(done)} runs had a setting changed on their way: see their changes.jsonl"
     yield from _left_out(done, protocol)
+
+
+def _untimed(results: Sequence[Result]) -> Iterator[str]:
+    """Yield why some arms have no speedup, or none of pairs, and which."""
+    reasons: dict[str, list[str]] = {}
+    for result in results:
+        of_units: dict[str, list[str]] = {}
+        for unit, speedup in result.speedup.items():
+            if speedup.reason:
+                of_units.setdefault(speedup.reason, []).append(UNITS[unit])
+        for reason, units in of_units.items():
+            words = reason if len(units) == len(result.speedup) else f"{reason} (in {', '.join(units)})"
+            reasons.setdefault(words, []).append(result.arm.label)
+        if any(speedup.low is not None and not speedup.paired for speedup in result.speedup.values()):
+            unpaired = "not the baseline's seeds, so the interval of times is that of two independent samples"
+            reasons.setdefault(unpaired, []).append(result.arm.label)
+    for reason, labels in reasons.items():
+        yield f"{reason}: {', '.join(labels)}"
 
 
 def _missing_numbers(done: Sequence[Ended], terms: Terms) -> Iterator[str]:

@@ -18,8 +18,8 @@ HIGHER_IS_BETTER = (
     *("modes", "good_share"),
 )
 METRICS = (*LOWER_IS_BETTER, *HIGHER_IS_BETTER)
-# What time is counted in, by the names that rows have for it.
-UNITS = ("step", "images_seen", "seconds")
+# What time is counted in: the names that rows have for it, and their words.
+UNITS = {"step": "steps", "images_seen": "images", "seconds": "seconds"}
 
 
 class Point(NamedTuple):

@@ -1,6 +1,7 @@
 """Pictures of a comparison, for the screen and for print: told apart by colour and by shape."""
 
 import io
+import math
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ import numpy as np
 
 from normlab.reports import convergence
 from normlab.reports.arms import short_labels
-from normlab.reports.comparison import Comparison, Ended, Result
+from normlab.reports.comparison import Comparison, Ended, Result, best_first
 from normlab.reports.convergence import Point
+from normlab.reports.measured import is_finite
 from normlab.reports.series import DRAWN, GAP, Array
-from normlab.reports.statistics import mean
+from normlab.reports.statistics import Mean, mean
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.axes import Axes
@@ -144,9 +146,11 @@ def _curve(panel: "Axes", result: Result, unit: str, look: Look) -> None:
 
 
 def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
-    results = [result for result in comparison.results if result.values]
-    if not any(result.quality for result in results):
+    known = [result for result in comparison.results if result.quality is not None]
+    if not known:
         return
+    lost = [result for result in comparison.results if result.values and result.quality is None]
+    results = [*best_first(known, comparison.terms.metric), *lost]
 
     figure, (panel,) = _panels(1, columns=1, height=0.8 + 0.36 * len(results))
     for place, result in enumerate(results):
@@ -317,12 +321,12 @@ def _last_known(norms: Array) -> Array | None:
 
 def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
     """Yield for each numeric setting in which arms differ how the metric follows it, all else the same."""
-    arms = [result for result in comparison.results if result.quality is not None]
-    keys = dict.fromkeys(key for result in arms for key, value in result.arm.settings.items() if _is_number(value))
+    arms = [result for result in comparison.results if result.values]
+    keys = dict.fromkeys(key for result in arms for key, value in result.arm.settings.items() if is_finite(value))
     for key in keys:
         groups: dict[str, list[Result]] = {}
         for result in arms:
-            if _is_number(result.arm.settings.get(key)):
+            if is_finite(result.arm.settings.get(key)):
                 rest = {other: value for other, value in result.arm.settings.items() if other != key}
                 groups.setdefault(repr(sorted(rest.items(), key=str)), []).append(result)
         lines = [sorted(own, key=lambda each: each.arm.settings[key]) for own in groups.values() if len(own) > 1]
@@ -331,15 +335,21 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
 
         figure, (panel,) = _panels(1, columns=1, height=3.4)
         labels = short_labels([own[0].arm for own in lines], without=key)
+        lost = False
         for number, (own, label) in enumerate(zip(lines, labels, strict=True)):
             look = Look(label, COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8])
             xs = [float(each.arm.settings[key]) for each in own]
-            qualities = [each.quality for each in own if each.quality is not None]
-            ys = [each.value for each in qualities]
+            means = [each.quality or Mean(math.nan, 0) for each in own]  # nothing breaks the line where all were lost
+            ys = [each.value for each in means]
             reach = [
-                [y - (q.low if q.low is not None else y), (q.high if q.high is not None else y) - y]
-                for y, q in zip(ys, qualities, strict=True)
+                [y - (each.low if each.low is not None else y), (each.high if each.high is not None else y) - y]
+                for y, each in zip(ys, means, strict=True)
             ]
+            gone = [x for x, each in zip(xs, own, strict=True) if each.quality is None]
+            lost |= bool(gone)
+            above = panel.get_xaxis_transform()
+            height = 0.99 - 0.04 * number
+            panel.plot(gone, [height] * len(gone), color=look.colour, marker="x", ls="", transform=above, clip_on=False)
             panel.errorbar(
                 xs,
                 ys,
@@ -365,12 +375,8 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         caption = (
             f"{comparison.terms.metric} against {key}, all else the same: means with 95 % intervals over the seeds "
             "that survived."
-        )
+        ) + (" A cross at the top: no seed survived there." if lost else "")
         yield f"sensitivity_{key.replace('.', '_')}", caption, figure
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _panels(count: int, *, columns: int, height: float, share: bool = False) -> tuple["Figure", list["Axes"]]:

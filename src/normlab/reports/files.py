@@ -1,16 +1,16 @@
 """A report as files: one page with all in it, and tables and figures for a paper."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from normlab.outputs import plain_json
 from normlab.outputs.atomic import write_atomically
-from normlab.reports import figures, formats, origin, sections
+from normlab.reports import figures, formats, sections
 from normlab.reports.comparison import Comparison
-from normlab.reports.page import names, page
-from normlab.reports.runs import Run
+from normlab.reports.origin import SETTINGS, in_words
+from normlab.reports.page import page
 from normlab.reports.tables import Table
 
 FORMATS = {"csv": formats.as_csv, "md": formats.as_markdown, "tex": formats.as_latex}
@@ -18,36 +18,32 @@ FORMATS = {"csv": formats.as_csv, "md": formats.as_markdown, "tex": formats.as_l
 
 def write(
     folder: Path,
-    comparisons: Sequence[Comparison],
-    runs: Sequence[Run],
-    left_out: Table,
+    comparisons: Mapping[str, Comparison],
+    origin: Sequence[Table],
     values: Mapping[str, Any],
     command: str,
 ) -> Path:
     """Write a report into a folder, over one that is there, and return its page.
 
     `report.html`, `report.json` with `values`, and in `tables` and `figures` the parts of the page; of several
-    comparisons each has a folder in those.
+    comparisons each has a folder in those.  comparisons: by name.  origin: tables of where the runs come from.
+    command: that makes the page.
     """
-    pictures = {number: figures.pictures(comparison) for number, comparison in enumerate(comparisons)}
-    own = names(comparisons)
+    pictures = {name: figures.pictures(comparison) for name, comparison in comparisons.items()}
     _remove_an_earlier(folder)
-    for number, comparison in enumerate(comparisons):
-        place = _slug(own[number]) if len(comparisons) > 1 else ""
+    for name, comparison in comparisons.items():
+        place = _slug(name) if len(comparisons) > 1 else ""
         for table in sections.sections(comparison):
             for ending, form in FORMATS.items():
                 _write(folder / "tables" / place / f"{table.name}.{ending}", form(table).encode())
-        for picture in pictures[number]:
+        for picture in pictures[name]:
             _write(folder / "figures" / place / f"{picture.name}.svg", picture.svg)
             _write(folder / "figures" / place / f"{picture.name}.png", picture.png)
-    told = dict(zip(own, comparisons, strict=True))
-    tables = [origin.settings_table(told), origin.runs_table(told), origin.environment_table(runs)]
-    tables += [left_out] if left_out.rows else []
-    for table in tables:
+    for table in origin:
         _write(folder / "tables" / f"{table.name}.csv", formats.as_csv(table).encode())
     _write(folder / "report.json", f"{plain_json.dump(values)}\n".encode())
-    shown = [origin.in_words(tables[0]), *tables[1:]]
-    html = page(comparisons, title=_title(comparisons), command=command, origin=shown, pictures=pictures)
+    shown = [in_words(table) if table.name == SETTINGS else table for table in origin]
+    html = page(comparisons, title=_title(comparisons.values()), command=command, origin=shown, pictures=pictures)
     _write(folder / "report.html", html.encode())
     return folder / "report.html"
 
@@ -61,7 +57,7 @@ def _remove_an_earlier(folder: Path) -> None:
                     path.unlink()
 
 
-def _title(comparisons: Sequence[Comparison]) -> str:
+def _title(comparisons: Iterable[Comparison]) -> str:
     data = " and ".join(dict.fromkeys(comparison.kind.dataset for comparison in comparisons))
     return f"Normalizations compared on {data}"
 

@@ -18,7 +18,7 @@ class Unmeasurable(Exception):
 
 def is_finite(value: Any) -> bool:
     """Return whether what a row holds is a number, and a finite one."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def measured(compute: Callable[[], float]) -> Measured:

@@ -1,8 +1,9 @@
 """Where the runs of a report come from: in what they differ, what they ran on, what trained them."""
 
 import json
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,13 @@ from normlab import config
 from normlab.config import RunConfig
 from normlab.outputs import plain_json
 from normlab.outputs.run_dir import RunDir
+from normlab.reports.arms import Arm, settings_of
 from normlab.reports.comparison import Comparison
 from normlab.reports.runs import Run
 from normlab.reports.tables import Row, Table
+
+SETTINGS = "settings"  # name of a table
+TUNING = "tuning.json"  # in the folder of a study whose arms were tuned: what they chose, and from what
 
 
 def settings_table(comparisons: Mapping[str, Comparison]) -> Table:
@@ -33,7 +38,7 @@ def settings_table(comparisons: Mapping[str, Comparison]) -> Table:
             {**_of(name, comparisons), "arm": arm.label, "runs": len(arm.runs), "seeds": _seeds(arm.runs), **listed}
         )
     same = "Whatever is not here is the same in all of them." if keys else "The runs differ in nothing but the seed."
-    return Table(name="settings", title="In what the runs differ", rows=rows, lines=[same])
+    return Table(name=SETTINGS, title="In what the runs differ", rows=rows, lines=[same])
 
 
 def in_words(settings: Table) -> Table:
@@ -77,8 +82,45 @@ def runs_table(comparisons: Mapping[str, Comparison]) -> Table:
         for finals in [{each.run.path: each.final.value for each in result.ended}]
         for run in result.arm.runs
     ]
-    lines = ["`normlab train` with the values of a run's config.yaml trains it again, in the same folder."]
-    return Table(name="runs", title="Every run", rows=rows, lines=lines)
+    return Table(name="runs", title="Every run", rows=rows)
+
+
+def commands_table(comparisons: Mapping[str, Comparison], words_of: Callable[[RunConfig], list[str]]) -> Table:
+    """Return the commands that train the runs of each arm, by the words that give a run's settings."""
+    rows: list[Row] = []
+    for name, comparison in comparisons.items():
+        for arm in (result.arm for result in comparison.results):
+            for own in _alike(arm):
+                words = words_of(replace(own[0], seed=RunConfig().seed))
+                seeds = sorted({settings.seed for settings in own})
+                several = ["-m"] if len(seeds) > 1 else []
+                command = shlex.join(["normlab", "train", *several, *words, f"seed={','.join(map(str, seeds))}"])
+                rows.append({**_of(name, comparisons), "arm": arm.label, "command": command})
+    return Table(name="commands", title="What trains the arms", rows=rows, lines=["Paths of data are not told."])
+
+
+def tuning_tables(runs: Iterable[Run]) -> list[Table]:
+    """Return of each study that was tuned what its arms chose, and from what."""
+    tables: list[Table] = []
+    for folder in dict.fromkeys(run.path.parent for run in runs):
+        told = plain_json.read(folder / TUNING)
+        if told.get("arms"):
+            grid = "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in told.get("grid", {}).items())
+            seeds = ", ".join(map(str, told["seeds"]))
+            lines = [f"By the mean final {told['metric']} of seeds {seeds}{f', from {grid}' if grid else ''}."]
+            name = "tuning" if not tables else f"tuning_{len(tables) + 1}"
+            tables.append(Table(name=name, title="What each arm chose", rows=told["arms"], lines=lines))
+    return tables
+
+
+def _alike(arm: Arm) -> list[list[RunConfig]]:
+    """Return the settings of an arm's runs in lists of those that differ in the seed alone."""
+    alike: dict[str, list[RunConfig]] = {}
+    for run in arm.runs:
+        if run.settings is not None:
+            own = settings_of(run) if arm.pooled else {}
+            alike.setdefault(json.dumps([own.get(key) for key in arm.pooled]), []).append(run.settings)
+    return [*alike.values()]
 
 
 def _seeds(runs: Sequence[Run]) -> str:

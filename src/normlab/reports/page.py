@@ -16,38 +16,37 @@ FIRST_PICTURES = ("finals",)
 
 
 def page(
-    comparisons: Sequence[Comparison],
+    comparisons: Mapping[str, Comparison],
     *,
     title: str,
     command: str,
     origin: Sequence[Table],
-    pictures: Mapping[int, Sequence[Picture]],
+    pictures: Mapping[str, Sequence[Picture]],
 ) -> str:
-    """Return the HTML of comparisons.
+    """Return the HTML of comparisons, by name.
 
     command: that made the page.  origin: the tables at its end, of where the runs come from.  pictures: those of each
-    comparison, by its number.
+    comparison.
     """
     from jinja2 import Environment, StrictUndefined  # whose import only a page needs
 
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(resources.files("normlab.reports").joinpath("page.html").read_text())
-    named = zip(names(comparisons), comparisons, strict=True)
-    parts = [_part(number, name, comparison, pictures[number]) for number, (name, comparison) in enumerate(named)]
+    parts = [_part(number, *named, pictures[named[0]]) for number, named in enumerate(comparisons.items())]
     tables = [_table(table, "origin") for table in origin]
     return template.render(title=title, command=command, origin=tables, parts=parts) + "\n"
 
 
-def names(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return what tells each comparison from the others in a report: a number, where only the protocol does."""
+def by_name(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
+    """Return comparisons by what tells each from the others in a report: a number, where only the protocol does."""
     own = [
         ", ".join(filter(None, (each.kind.dataset, each.terms.metric, each.kind.precision, each.kind.within)))
         for each in comparisons
     ]
-    return [
-        f"{name}, protocol {own[:number].count(name) + 1}" if own.count(name) > 1 else name
-        for number, name in enumerate(own)
-    ]
+    return {
+        f"{name}, protocol {own[:number].count(name) + 1}" if own.count(name) > 1 else name: comparison
+        for number, (name, comparison) in enumerate(zip(own, comparisons, strict=True))
+    }
 
 
 def _part(number: int, name: str, comparison: Comparison, pictures: Sequence[Picture]) -> dict[str, Any]:
@@ -59,6 +58,8 @@ def _part(number: int, name: str, comparison: Comparison, pictures: Sequence[Pic
     sheet = _sheet(comparison)
     contents += [] if sheet is None else [{"id": f"{own}-samples", "name": "samples"}]
     contents += [{"id": each["id"], "name": each["word"]} for each in tables if each not in first]
+    contents += [{"id": f"{own}-notes", "name": "notes"}] if comparison.notes else []
+    contents += [{"id": "origin", "name": "where it comes from"}]
     return {
         "id": own,
         "name": name,
@@ -100,15 +101,16 @@ def _cell(value: Any, numeric: bool) -> dict[str, Any]:
         text, _, rest = text.partition(" [")
         interval = f"[{rest}"
     key = value.value if isinstance(value, Bounded) else value
-    kind = "number" if numeric else value if value in ("better", "worse") else "wrap" if len(text) > 48 else ""
+    kind = "number" if numeric else value if value in ("better", "worse") else "wrap" if len(text) > 36 else ""
     return {"text": text, "interval": interval, "key": "" if key is None else str(key), "kind": kind}
 
 
-def _picture(picture: Picture, prefix: str) -> dict[str, str]:
+def _picture(picture: Picture, prefix: str) -> dict[str, Any]:
     return {
         "id": f"{prefix}-{picture.name}",
         "name": picture.name,
         "word": picture.word,
+        "wide": picture.name not in FIRST_PICTURES,
         "caption": picture.caption,
         "light": _data("image/svg+xml", picture.svg),
         "dark": _data("image/svg+xml", picture.dark()),

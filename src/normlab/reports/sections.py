@@ -6,12 +6,11 @@ from typing import Any
 
 from normlab.reports import convergence
 from normlab.reports.comparison import Comparison, Result, evaluation_interval
-from normlab.reports.convergence import Speedup
+from normlab.reports.convergence import UNITS, Speedup
 from normlab.reports.statistics import LEAST_SEEDS, Difference, Mean
 from normlab.reports.tables import SIGNIFICANT, Bounded, Probability, Table
 
 SHORT = {"generator": "G", "discriminator": "D", "score_gap": "gap", "gradient_norm": "gradient"}
-UNIT_NAMES = {"step": "steps", "images_seen": "images", "seconds": "seconds"}
 # What stands in one table: its name and title, and the beginnings of the numbers' names.
 STABILITY = (
     (
@@ -44,7 +43,9 @@ def heading(comparison: Comparison) -> list[str]:
     protocol = kind.protocol or "none, nothing was evaluated"
     return [
         *([f"Within: {kind.within}"] if kind.within else []),
-        f"Data: {kind.dataset}   Protocol: {protocol}   Precision: {kind.precision}",
+        f"Data: {kind.dataset}",
+        f"Protocol: {protocol}",
+        f"Precision: {kind.precision}",
         f"Baseline: {comparison.results[0].arm.label}",
     ]
 
@@ -70,13 +71,13 @@ def _quality(comparison: Comparison) -> Table:
             f"{counted.capitalize()}: how many survived; none diverged, collapsed or failed, and none is unfinished."
         ]
     if counted == "runs":
-        lines += ["Several runs have the same seed: the intervals are those of runs, verdicts need so many seeds."]
+        lines += [f"Several runs have the same seed: intervals are over runs, a verdict takes {LEAST_SEEDS} seeds."]
     if any(result.best for result in results):
         lines += ["Best: of the best checkpoint, scored again from other latents."]
     lines += [
         "Noise: deviation of one evaluation over sets of latents."
         if noise
-        else "How noisy one evaluation is was not measured: evaluation.repeats=5 does."
+        else "How noisy one evaluation is was not measured: `normlab evaluate RUN evaluation.repeats=5` does."
     ]
     return Table(
         name="quality",
@@ -189,7 +190,7 @@ def _convergence(comparison: Comparison) -> Table | None:
         return None
     better = "more" if terms.metric in convergence.HIGHER_IS_BETTER else "less"
     origin = "as stated" if terms.level_is_given else "the baseline's median final value"
-    limits = ", ".join(f"{value:,.0f} {UNIT_NAMES[unit]}" for unit, value in terms.horizon.items())
+    limits = ", ".join(f"{value:,.0f} {UNITS[unit]}" for unit, value in terms.horizon.items())
     lines = [f"A seed that does not get there counts with {limits}."]
     if intervals := [interval for run in comparison.results[0].ended if (interval := evaluation_interval(run))]:
         lines += [
@@ -208,8 +209,8 @@ def _convergence(comparison: Comparison) -> Table | None:
 def _speed(comparison: Comparison, result: Result) -> dict[str, Any]:
     row: dict[str, Any] = _beginning(comparison, result) | {"reached": f"{result.reached} of {result.timed}"}
     units = [unit for unit in comparison.terms.horizon if unit != "images_seen" or not _in_proportion(comparison)]
-    row |= {UNIT_NAMES[unit]: result.times.get(unit) for unit in units}
-    row |= {f"faster, {UNIT_NAMES[unit]}": _percent(result.speedup.get(unit)) for unit in units}
+    row |= {UNITS[unit]: result.times.get(unit) for unit in units}
+    row |= {f"faster, {UNITS[unit]}": _percent(result.speedup.get(unit)) for unit in units}
     return row | {"log area": result.area}
 
 

@@ -7,7 +7,7 @@ seeds of its own, in a study of its own, whose runs are no part of the one that 
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from normlab import config
@@ -17,7 +17,9 @@ from normlab.outputs import plain_json
 from normlab.registry import unknown
 from normlab.reports import convergence, tables
 from normlab.reports.convergence import protocol_of
-from normlab.reports.runs import read_run
+from normlab.reports.measured import is_finite
+from normlab.reports.origin import TUNING
+from normlab.reports.runs import find_runs, read_run
 from normlab.sweeps import planning, sweep
 from normlab.sweeps.planning import Planned
 
@@ -47,20 +49,33 @@ def run(words: list[str], config_dir: str | None) -> int:
     metric, grid = results(planning.plan(of_grid(words, name, seeds), config_dir).runs)
     chosen = {arm: min(points, key=lambda point: point.mean) for arm, points in grid.items()}
     labels = {arm_of(run.settings): run.settings.label for run in plan.runs}
+    values = {
+        key: sorted({point.values[key] for points in grid.values() for point in points}, key=_order)
+        for key in settings.tuning.keys
+    }
     rows = [
-        {"arm": labels[arm], **chosen[arm].values, metric: _shown(metric, chosen[arm].mean), "of settings": len(points)}
-        for arm, points in grid.items()
+        {
+            "arm": labels[arm],
+            **chosen[arm].values,
+            metric: _shown(metric, chosen[arm].mean),
+            "at the edge of": edges(chosen[arm].values, values),
+        }
+        for arm in grid
     ]
     print(f"\nchosen on seeds {_listed(seeds)}, by the mean final {metric}:\n{tables.render(rows)}\n")
-    told = {"metric": metric, "seeds": list(seeds), "keys": list(settings.tuning.keys), "arms": rows}
+    told = {"metric": metric, "seeds": list(seeds), "grid": values, "arms": rows}
     folder = config.outputs_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
-    plain_json.write(folder / "tuning.json", told)
+    plain_json.write(folder / TUNING, told)
 
     def is_chosen(settings: RunConfig) -> bool:
         return point_of(settings) == chosen[arm_of(settings)].values
 
-    return sweep.run(words, config_dir, keep=is_chosen)
+    code = sweep.run(words, config_dir, keep=is_chosen)
+    known = [run for run in find_runs([folder]) if run.settings is not None and arm_of(run.settings) in chosen]
+    if earlier := [run.path.name for run in known if run.settings is not None and not is_chosen(run.settings)]:
+        print(f"\nof another choice, which a report takes for arms of their own: {', '.join(earlier)}")
+    return code
 
 
 def of_grid(words: Sequence[str], name: str, seeds: Sequence[int]) -> list[str]:
@@ -120,6 +135,19 @@ def _require(runs: Sequence[Planned]) -> None:
     if both := sorted(seeds & {*settings.tuning.seeds}):
         problem = f"{_listed(both)} would be chosen on and reported, too"
         raise ConfigurationError("tuning.seeds", problem, "give seeds that the study itself does not have")
+
+
+def edges(point: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return in which settings a point is at the edge of values enough to have a middle: a better may lie beyond."""
+    return [
+        key
+        for key, values in grid.items()
+        if len(values) > 2 and is_finite(values[0]) and point[key] in (values[0], values[-1])
+    ]
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    return (not is_finite(value), value if is_finite(value) else str(value))
 
 
 def _shown(metric: str, mean: float) -> float | None:

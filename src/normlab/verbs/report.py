@@ -4,6 +4,7 @@ import argparse
 import math
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from normlab.errors import DONE, ConfigurationError
 from normlab.outputs import plain_json
 from normlab.outputs.run_dir import ENDINGS
 from normlab.registry import unknown
-from normlab.reports import arms, convergence, files, sections, tables
+from normlab.reports import arms, convergence, files, origin, page, sections, tables
 from normlab.reports.arms import Kind
 from normlab.reports.comparison import Comparison, Ended, Result, compare, metrics
 from normlab.reports.runs import Run, find_runs
@@ -51,15 +52,16 @@ def run(arguments: list[str]) -> int:
     runs = list(find_runs(folders))
     compared, left_out = _sorted_out(runs)
     if not any(run.state in ENDINGS for run in compared):
-        problem = f"there is nothing to compare: of {len(runs)} runs none has ended" if runs else "holds no run"
+        states = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).most_common())
+        problem = f"there is nothing to compare: no run has ended, {states}" if runs else "holds no run"
         raise ConfigurationError(", ".join(map(str, folders)), problem, "`normlab status` shows how runs stand")
     groups = arms.by_kind(compared, options.within)
     comparisons = _comparisons(groups, options.metric, options.level, dict(options.baseline), options.by)
     if options.out is not None:
+        named = page.by_name(comparisons)
+        come_from = _origin(named, compared, left_out)
         command = shlex.join(["normlab", "report", *arguments])
-        written = files.write(
-            options.out, comparisons, compared, _left_out_table(left_out), as_json(comparisons, left_out), command
-        )
+        written = files.write(options.out, named, come_from, as_json(comparisons, left_out), command)
         print(f"{written}", file=sys.stderr if options.json else sys.stdout)
     if options.json:
         print(plain_json.dump(as_json(comparisons, left_out)))
@@ -83,6 +85,20 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         yield from ("", table.title, *table.lines, tables.render(table.rows))
     if comparison.notes:
         yield from ("", *(f"- {note}" for note in comparison.notes))
+
+
+def _origin(named: Mapping[str, Comparison], runs: Sequence[Run], left_out: Sequence[LeftOut]) -> list[Table]:
+    """Return the tables of where the runs of comparisons come from."""
+    from normlab import composition  # whose import of Hydra only a page needs
+
+    return [
+        origin.settings_table(named),
+        *origin.tuning_tables(runs),
+        origin.runs_table(named),
+        origin.commands_table(named, composition.words_of),
+        origin.environment_table(runs),
+        *([_left_out_table(left_out)] if left_out else []),
+    ]
 
 
 def _left_out_table(left_out: Iterable[LeftOut]) -> Table:
