@@ -335,33 +335,9 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
 
         figure, (panel,) = _panels(1, columns=1, height=3.4)
         labels = short_labels([own[0].arm for own in lines], without=key)
-        lost = False
         for number, (own, label) in enumerate(zip(lines, labels, strict=True)):
             look = Look(label, COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8])
-            xs = [float(each.arm.settings[key]) for each in own]
-            means = [each.quality or Mean(math.nan, 0) for each in own]  # nothing breaks the line where all were lost
-            ys = [each.value for each in means]
-            reach = [
-                [y - (each.low if each.low is not None else y), (each.high if each.high is not None else y) - y]
-                for y, each in zip(ys, means, strict=True)
-            ]
-            gone = [x for x, each in zip(xs, own, strict=True) if each.quality is None]
-            lost |= bool(gone)
-            above = panel.get_xaxis_transform()
-            height = 0.99 - 0.04 * number
-            panel.plot(gone, [height] * len(gone), color=look.colour, marker="x", ls="", transform=above, clip_on=False)
-            panel.errorbar(
-                xs,
-                ys,
-                yerr=np.array(reach).T,
-                color=look.colour,
-                ls=look.dashes,
-                marker=look.marker,
-                ms=5,
-                lw=1.4,
-                capsize=3,
-                label=label,
-            )
+            _line_of_means(panel, [float(each.arm.settings[key]) for each in own], own, look, 0.99 - 0.04 * number)
         every = [float(each.arm.settings[key]) for own in lines for each in own]
         if min(every) > 0 and max(every) / min(every) >= 4:
             panel.set_xscale("log")
@@ -375,8 +351,24 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         caption = (
             f"{comparison.terms.metric} against {key}, all else the same: means with 95 % intervals over the seeds "
             "that survived."
-        ) + (" A cross at the top: no seed survived there." if lost else "")
+        )
+        if any(each.quality is None for own in lines for each in own):
+            caption += " A cross at the top: no seed survived there."
         yield f"sensitivity_{key.replace('.', '_')}", caption, figure
+
+
+def _line_of_means(panel: "Axes", xs: Sequence[float], results: Sequence[Result], look: Look, height: float) -> None:
+    """Draw means with intervals; where nothing survived the line has a gap and, at a height of the panel, a cross."""
+    means = [each.quality or Mean(math.nan, 0) for each in results]
+    ys = np.array([each.value for each in means])
+    low = np.array([each.value if each.low is None else each.low for each in means])
+    high = np.array([each.value if each.high is None else each.high for each in means])
+    drawn: dict[str, Any] = {"color": look.colour, "ls": look.dashes, "marker": look.marker, "label": look.label}
+    panel.errorbar(xs, ys, yerr=[ys - low, high - ys], ms=5, lw=1.4, capsize=3, **drawn)
+
+    gone = [x for x, each in zip(xs, means, strict=True) if math.isnan(each.value)]
+    across = panel.get_xaxis_transform()
+    panel.plot(gone, [height] * len(gone), color=look.colour, marker="x", ls="", transform=across, clip_on=False)
 
 
 def _panels(count: int, *, columns: int, height: float, share: bool = False) -> tuple["Figure", list["Axes"]]:
