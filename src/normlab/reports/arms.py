@@ -102,8 +102,17 @@ def arms(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Arm]:
             if any(settings.get(key, ...) != first.get(key, ...) for settings in others)
         ]
         made.append(({key: value for key, value in first.items() if key not in pooled}, group, pooled))
-    labels = _labels([settings for settings, _, _ in made])
-    return [Arm(label, *parts) for label, parts in zip(labels, made, strict=True)]
+    names = labels([settings for settings, _, _ in made])
+    return [Arm(label, *parts) for label, parts in zip(names, made, strict=True)]
+
+
+def labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return for the settings of each arm its techniques, and whatever else tells it from the others."""
+    found = [_label(arm, _differing(arms)) for arm in arms]
+    if len({*found}) < len(found):  # some arm has a setting that another has no word for
+        partly = [key for arm in arms for key in arm if any(key not in other for other in arms)]
+        found = [_label(arm, dict.fromkeys([*_differing(arms), *partly])) for arm in arms]
+    return found
 
 
 def short_labels(arms: Sequence[Arm], without: str | None = None) -> list[str]:
@@ -113,14 +122,14 @@ def short_labels(arms: Sequence[Arm], without: str | None = None) -> list[str]:
     """
     varying = [key for key in TECHNIQUES if len({arm.settings.get(key) for arm in arms}) > 1]
     keys = [key for key in _differing([arm.settings for arm in arms]) if key != without]
-    labels: list[str] = []
+    found: list[str] = []
     for arm in arms:
         words = [f"{key.removesuffix('.name')}={arm.settings[key]}" for key in keys if key in arm.settings]
         pair = [f"{side}:{arm.settings.get(key, 'several')}" for side, key in zip("GD", TECHNIQUES, strict=True)]
         if len(varying) == 1:
             pair = [str(arm.settings.get(varying[0], "several"))]
-        labels.append(" ".join(words if not varying and words else [*pair, *words]))
-    return labels if len({*labels}) == len(labels) else [arm.label for arm in arms]
+        found.append(" ".join(words if not varying and words else [*pair, *words]))
+    return found if len({*found}) == len(found) else [arm.label for arm in arms]
 
 
 def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
@@ -163,14 +172,6 @@ def _gathered(groups: Iterable[list[Run]], key: Callable[[Run], Any]) -> list[li
     for group in groups:
         joined.setdefault(json.dumps(key(group[0]), sort_keys=True), []).extend(group)
     return [sorted(group, key=_merit, reverse=True) for group in joined.values()]
-
-
-def _labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
-    labels = [_label(arm, _differing(arms)) for arm in arms]
-    if len({*labels}) < len(labels):  # some arm has a setting that another has no word for
-        partly = [key for arm in arms for key in arm if any(key not in other for other in arms)]
-        labels = [_label(arm, dict.fromkeys([*_differing(arms), *partly])) for arm in arms]
-    return labels
 
 
 def _label(arm: Mapping[str, Any], keys: Iterable[str]) -> str:

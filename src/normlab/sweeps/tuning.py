@@ -15,7 +15,7 @@ from normlab.config import RunConfig
 from normlab.errors import ConfigurationError
 from normlab.outputs import plain_json
 from normlab.registry import unknown
-from normlab.reports import convergence, tables
+from normlab.reports import arms, convergence, tables
 from normlab.reports.convergence import protocol_of
 from normlab.reports.measured import is_finite
 from normlab.reports.origin import TUNING
@@ -48,7 +48,7 @@ def run(words: list[str], config_dir: str | None) -> int:
         return code
     metric, grid = results(planning.plan(of_grid(words, name, seeds), config_dir).runs)
     chosen = {arm: min(points, key=lambda point: point.mean) for arm, points in grid.items()}
-    labels = {arm_of(run.settings): run.settings.label for run in plan.runs}
+    labels = dict(zip(grid, arms.labels([json.loads(arm) for arm in grid]), strict=True))
     values = {
         key: sorted({point.values[key] for points in grid.values() for point in points}, key=_order)
         for key in settings.tuning.keys
