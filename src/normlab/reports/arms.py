@@ -116,15 +116,19 @@ def labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def short_labels(arms: Sequence[Arm], without: str | None = None) -> list[str]:
-    """Return labels without what all arms have in common, for a picture; whole ones where both techniques differ.
+    """Return labels without what all arms have in common, for a picture, with the last words of keys: `lr`, `D.alpha`.
+
+    Where both techniques differ they are named both.
 
     without: a key that is told otherwise.
     """
     varying = [key for key in TECHNIQUES if len({arm.settings.get(key) for arm in arms}) > 1]
     keys = [key for key in _differing([arm.settings for arm in arms]) if key != without]
+    names = {key: _last_words(key) for key in keys}
+    names = {key: name if [*names.values()].count(name) == 1 else key for key, name in names.items()}
     found: list[str] = []
     for arm in arms:
-        words = [f"{key.removesuffix('.name')}={arm.settings[key]}" for key in keys if key in arm.settings]
+        words = [f"{names[key]}={arm.settings[key]}" for key in keys if key in arm.settings]
         pair = [f"{side}:{arm.settings.get(key, 'several')}" for side, key in zip("GD", TECHNIQUES, strict=True)]
         if len(varying) == 1:
             pair = [str(arm.settings.get(varying[0], "several"))]
@@ -178,6 +182,12 @@ def _label(arm: Mapping[str, Any], keys: Iterable[str]) -> str:
     others = [f"{key.removesuffix('.name')}={arm[key]}" for key in keys if key in arm]
     generator, discriminator = (arm.get(key, "several") for key in TECHNIQUES)
     return " ".join([f"G:{generator} D:{discriminator}", *others])
+
+
+def _last_words(key: str) -> str:
+    *others, last = key.removesuffix(".name").split(".")
+    network = next((word[0].upper() for word in others if word in ("generator", "discriminator")), None)
+    return f"{network}.{last}" if network else last
 
 
 def _keys_of(option: str, parts: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:

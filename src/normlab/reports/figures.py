@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ LOG_FROM = 20.0  # the ratio of the largest to the smallest value from which an 
 MOST_DECADES = 1e3  # the same up to which its decades are divided
 MOST_PANELS = 12  # of arms side by side
 COLUMNS = 4
+LABEL = 28  # characters of a line of a label
 LIGHT, DARK = ("#1b1f24", "#d0d7de", "#fefefe"), ("#e6edf3", "#3d444d", "#0d1117")  # of text, lines and paper
 
 
@@ -87,11 +89,15 @@ def _looks(comparison: Comparison) -> dict[str, Look]:
     for number, result in enumerate(comparison.results):
         turn, place = divmod(number - 1, len(COLOURS))
         colour = COLOURS[place] if number else LIGHT[0]
-        label = labels[number] + ("" if number else " (baseline)")
+        label = _wrapped(labels[number] + ("" if number else " (baseline)"))
         looks[result.arm.label] = Look(
             label, colour, DASHES[(place + turn + 1) % 4 if number else 0], MARKERS[number % 8]
         )
     return looks
+
+
+def _wrapped(label: str) -> str:
+    return textwrap.fill(label, LABEL, break_long_words=False, break_on_hyphens=False)
 
 
 def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
@@ -333,10 +339,12 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         if not lines:
             continue
 
-        figure, (panel,) = _panels(1, columns=1, height=3.4)
-        labels = short_labels([own[0].arm for own in lines], without=key)
+        figure, (panel,) = _panels(1, columns=1, height=3.4 + 0.12 * len(lines))
+        labels = [*map(_wrapped, short_labels([own[0].arm for own in lines], without=key))]
         for number, (own, label) in enumerate(zip(lines, labels, strict=True)):
-            look = Look(label, COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8])
+            look = Look(
+                _wrapped(label), COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8]
+            )
             _line_of_means(panel, [float(each.arm.settings[key]) for each in own], own, look, 0.99 - 0.04 * number)
         every = [float(each.arm.settings[key]) for own in lines for each in own]
         if min(every) > 0 and max(every) / min(every) >= 4:
@@ -386,7 +394,8 @@ def _panels(count: int, *, columns: int, height: float, share: bool = False) -> 
 def _legend(figure: "Figure", panel: "Axes") -> None:
     handles, labels = panel.get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), handlelength=3.2)
+        most = 3 if any("\n" in label for label in labels) else 4
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(most, len(labels)), handlelength=3.2)
 
 
 def _depth(place: int, count: int) -> Any:
