@@ -9,8 +9,8 @@ sweep mnist_both dataset=mnist architecture=dcgan architecture.width=16 loss=non
   train.batch_size=32 train.until='1 epoch' memory_format=channels_last every.log='25 steps' every.evaluate='0.25 epochs' \
   every.spectra='0.25 epochs' every.sample='0.5 epochs' every.checkpoint='0.5 epochs' evaluation.samples=5000 \
   evaluation.reconstruction.images=50
-# The paper compares with a "traditional GAN", which is the default baseline here, and with weight normalization.
 noise mnist_both
+# The paper compares with a "traditional GAN", which is the default baseline here, and with weight normalization.
 publish mnist_both
 publish mnist_both_tuning
 again mnist_both against_weight --baseline normalization.generator=weight

@@ -220,7 +220,7 @@ def run_folder(settings: RunConfig) -> Path:
 def words_of(settings: RunConfig) -> list[str]:
     """Return the overrides of a command line that gives these settings, in which paths are left to whoever types it.
 
-    How the run was started is no part of it, nor of which sweep it was.
+    How the run was started is no part of it, nor what it was tuned by.
     """
     defaults = config.defaults_of(settings, part_defaults)
     names = {f"{where}.name": where for where in PARTS}

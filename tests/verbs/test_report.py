@@ -609,7 +609,7 @@ def test_every_setting_in_which_runs_differ_is_listed(normlab: Command, tmp_path
 
 
 def test_the_commands_that_train_the_arms_are_told(normlab: Command, tmp_path: Path) -> None:
-    """Typed again, they give the settings of the runs; where an arm is pooled, there is one for each of its parts."""
+    """Where an arm is pooled, there is one for each of its parts; that they give the settings is tested of words_of."""
     study = tmp_path / "study"
     for lr in (1e-3, 2e-3):
         others = {"optimizer": OptimizerConfig(params={"lr": lr})}
@@ -662,6 +662,7 @@ def test_a_file_is_no_folder_for_a_report(normlab: Command, study: Path, tmp_pat
     [
         ("status.json", '{"state": "done", "step": 1000, "states": null}'),
         ("environment.json", '{"floor": [1], "dataset": 3}'),
+        ("../tuning.json", '{"arms": [1], "seeds": null}'),
         ("samples/step_x.png", ""),
         ("evaluations.jsonl", '{"step": 1000, "repeats": [1]}\n'),
     ],

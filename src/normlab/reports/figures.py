@@ -342,9 +342,7 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         figure, (panel,) = _panels(1, columns=1, height=3.4 + 0.12 * len(lines))
         labels = [*map(_wrapped, short_labels([own[0].arm for own in lines], without=key))]
         for number, (own, label) in enumerate(zip(lines, labels, strict=True)):
-            look = Look(
-                _wrapped(label), COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8]
-            )
+            look = Look(label, COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8])
             _line_of_means(panel, [float(each.arm.settings[key]) for each in own], own, look, 0.99 - 0.04 * number)
         every = [float(each.arm.settings[key]) for own in lines for each in own]
         if min(every) > 0 and max(every) / min(every) >= 4:
