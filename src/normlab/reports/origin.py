@@ -104,13 +104,32 @@ def tuning_tables(runs: Iterable[Run]) -> list[Table]:
     tables: list[Table] = []
     for folder in dict.fromkeys(run.path.parent for run in runs):
         told = plain_json.read(folder / TUNING)
-        if told.get("arms"):
-            grid = "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in told.get("grid", {}).items())
-            seeds = ", ".join(map(str, told["seeds"]))
-            lines = [f"By the mean final {told['metric']} of seeds {seeds}{f', from {grid}' if grid else ''}."]
+        rows = [
+            {key: _plain(value) for key, value in row.items()} for row in _list(told, "arms") if isinstance(row, dict)
+        ]
+        if rows:
+            values = {key: _plain(_list(_dict(told, "grid"), key)) for key in _dict(told, "grid")}
+            grid = "; ".join(f"{key} {listed}" for key, listed in values.items())
+            chosen_on = f"By the mean final {told.get('metric')} of seeds {_plain(_list(told, 'seeds'))}"
             name = "tuning" if not tables else f"tuning_{len(tables) + 1}"
-            tables.append(Table(name=name, title="What each arm chose", rows=told["arms"], lines=lines))
+            lines = [f"{chosen_on}{f', from {grid}' if grid else ''}."]
+            tables.append(Table(name=name, title="What each arm chose", rows=rows, lines=lines))
     return tables
+
+
+def _list(told: Mapping[str, Any], key: str) -> list[Any]:
+    """Return a list that a file holds; an empty one where there is none to be read."""
+    value = told.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _dict(told: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = told.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _plain(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _alike(arm: Arm) -> list[list[RunConfig]]:
