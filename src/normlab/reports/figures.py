@@ -32,6 +32,7 @@ MOST_DECADES = 1e3  # the same up to which its decades are divided
 MOST_PANELS = 12  # of arms side by side
 COLUMNS = 4
 LABEL = 28  # characters of a line of a label
+LINE = 0.17  # height of one in a legend, in inches
 LIGHT, DARK = ("#1b1f24", "#d0d7de", "#fefefe"), ("#e6edf3", "#3d444d", "#0d1117")  # of text, lines and paper
 
 
@@ -339,7 +340,7 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         if not lines:
             continue
 
-        figure, (panel,) = _panels(1, columns=1, height=3.4 + 0.12 * len(lines))
+        figure, (panel,) = _panels(1, columns=1, height=3.4)
         labels = [*map(_wrapped, short_labels([own[0].arm for own in lines], without=key))]
         for number, (own, label) in enumerate(zip(lines, labels, strict=True)):
             look = Look(label, COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8])
@@ -392,8 +393,10 @@ def _panels(count: int, *, columns: int, height: float, share: bool = False) -> 
 def _legend(figure: "Figure", panel: "Axes") -> None:
     handles, labels = panel.get_legend_handles_labels()
     if len(labels) > 1:
-        most = 3 if any("\n" in label for label in labels) else 4
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(most, len(labels)), handlelength=3.2)
+        columns = min(3 if any("\n" in label for label in labels) else 4, len(labels))
+        lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
+        figure.set_figheight(figure.get_figheight() + LINE * lines)  # or it takes the room of the panels
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
 
 
 def _depth(place: int, count: int) -> Any:
