@@ -1,18 +1,18 @@
 # What the studies have in common; each is a script beside this one, to be run from the root of a checkout:
-#   scripts/studies/NAME.sh            goes on where it was stopped, ends with exit code 75 after two hours, and is then to be run again
-#   MINUTES=30 scripts/studies/NAME.sh
+#   scripts/studies/NAME.sh                        goes on where it was; after two hours it ends with exit code 75 and is to be run again
+#   MINUTES=30 JOBS=16 scripts/studies/NAME.sh     after half an hour; sixteen runs at a time
 # When every run has ended, their slim folders, the tables and figures are put in docs/results/NAME.
 set -euo pipefail
 studies=$(dirname "${BASH_SOURCE[0]}")
 deadline=$((SECONDS + ${MINUTES:-120} * 60)) # of all sweeps of the study together
 
-# sweep NAME WORDS...: two runs at a time, one thread each, so that a study is the same on any two cores.
+# sweep NAME WORDS...: a thread for each run, so that a study is the same on any number of cores; two at a time.
 sweep() {
   local name=$1 code=0
   shift
   ((SECONDS < deadline)) || later "$name"
   timeout --foreground --signal=USR1 --kill-after=10m "$((deadline - SECONDS))" \
-    normlab train -m name="$name" hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1 "$@" || code=$?
+    normlab train -m name="$name" hydra/launcher=joblib hydra.launcher.n_jobs="${JOBS:-2}" threads=1 "$@" || code=$?
   case $code in
     0) ;;
     75 | 124) later "$name" ;;

@@ -32,7 +32,7 @@ MOST_DECADES = 1e3  # the same up to which its decades are divided
 MOST_PANELS = 12  # of arms side by side
 COLUMNS = 4
 LABEL = 28  # characters of a line of a label
-LINE = 0.17  # height of one in a legend, in inches
+LINE = 0.17  # height of one, in inches
 LIGHT, DARK = ("#1b1f24", "#d0d7de", "#fefefe"), ("#e6edf3", "#3d444d", "#0d1117")  # of text, lines and paper
 
 
@@ -159,7 +159,9 @@ def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
     lost = [result for result in comparison.results if result.values and result.quality is None]
     results = [*best_first(known, comparison.terms.metric), *lost]
 
-    figure, (panel,) = _panels(1, columns=1, height=0.8 + 0.36 * len(results))
+    labels = [_with_count(looks[each.arm.label].label, each) for each in results]
+    row = max(0.36, LINE * max(_lines(label) for label in labels))
+    figure, (panel,) = _panels(1, columns=1, height=0.8 + row * len(results))
     for place, result in enumerate(results):
         look, quality = looks[result.arm.label], result.quality
         if quality is None:
@@ -173,7 +175,7 @@ def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
     first = comparison.results[0].quality
     if first is not None:
         panel.axvline(first.value, color=LIGHT[0], lw=0.8, ls=(0, (4, 3)))
-    panel.set_yticks(range(len(results)), [_with_count(looks[each.arm.label].label, each) for each in results])
+    panel.set_yticks(range(len(results)), labels)
     panel.set_ylim(len(results) - 0.5, -0.5)
     panel.set_xlabel(comparison.terms.metric)
     panel.grid(axis="y", visible=False)
@@ -186,6 +188,10 @@ def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
         f"{better}. The dashed line is the baseline's mean."
     )
     yield "finals", caption, figure
+
+
+def _lines(label: str) -> int:
+    return label.count("\n") + 1
 
 
 def _with_count(label: str, result: Result) -> str:
@@ -344,7 +350,8 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         labels = [*map(_wrapped, short_labels([own[0].arm for own in lines], without=key))]
         for number, (own, label) in enumerate(zip(lines, labels, strict=True)):
             look = Look(label, COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8])
-            _line_of_means(panel, [float(each.arm.settings[key]) for each in own], own, look, 0.99 - 0.04 * number)
+            height = 0.99 - 0.04 * (number % 24)
+            _line_of_means(panel, [float(each.arm.settings[key]) for each in own], own, look, height)
         every = [float(each.arm.settings[key]) for own in lines for each in own]
         if min(every) > 0 and max(every) / min(every) >= 4:
             panel.set_xscale("log")
@@ -394,7 +401,7 @@ def _legend(figure: "Figure", panel: "Axes") -> None:
     handles, labels = panel.get_legend_handles_labels()
     if len(labels) > 1:
         columns = min(3 if any("\n" in label for label in labels) else 4, len(labels))
-        lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
+        lines = -(-len(labels) // columns) * max(map(_lines, labels))
         figure.set_figheight(figure.get_figheight() + LINE * lines)  # or it takes the room of the panels
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
 
