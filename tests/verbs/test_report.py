@@ -19,6 +19,7 @@ from normlab import config
 from normlab.config import EvaluationConfig, NormalizationConfig, OptimizerConfig, Part, RunConfig
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines
+from normlab.reports import arms
 
 from ..conftest import Command
 
@@ -328,9 +329,25 @@ def test_settings_stand_in_a_label_where_they_differ(normlab: Command, tmp_path:
     (comparison,) = compared(normlab, str(tmp_path), "--baseline", f"{power}=5", "optimizer.lr=2e-4")
 
     assert list(by_label(comparison)) == [
-        f"G:batch D:spectral {power}=5 optimizer.lr=0.0002",
-        f"G:batch D:spectral {power}=1 optimizer.lr=0.0001",
-        f"G:batch D:spectral {power}=1 optimizer.lr=0.0002",
+        "G:batch D:spectral D.power_iterations=5 lr=0.0002",
+        "G:batch D:spectral D.power_iterations=1 lr=0.0001",
+        "G:batch D:spectral D.power_iterations=1 lr=0.0002",
+    ]
+    # What a label says may be typed.
+    assert compared(normlab, str(tmp_path), "--baseline", "D.power_iterations=5", "lr=2e-4") == [comparison]
+    refused = normlab("report", str(tmp_path), "--baseline", "G.power_iterations=5")
+    assert refused.exit_code == 2
+    assert "'G.power_iterations'" in refused.stderr
+
+
+def test_keys_that_end_alike_are_told_whole() -> None:
+    same = {key: "batch" for key in arms.TECHNIQUES}
+    first, second = (
+        {**same, "loss.gain": gain, "initialisation.gain": 1.0 - gain, "loss.name": "hinge"} for gain in (0.0, 1.0)
+    )
+    assert arms.labels([first, second]) == [
+        "G:batch D:batch loss.gain=0.0 initialisation.gain=1.0",
+        "G:batch D:batch loss.gain=1.0 initialisation.gain=0.0",
     ]
 
 
@@ -345,7 +362,7 @@ def test_a_parameter_that_two_techniques_have_goes_with_their_names(normlab: Com
 
     fabricate(tmp_path / "other", settings("batch", ["last"]), falling(500))
     (comparison,) = compared(normlab, str(tmp_path))
-    assert "G:batch D:batch normalization.discriminator.exempt=['last']" in by_label(comparison)
+    assert "G:batch D:batch D.exempt=['last']" in by_label(comparison)
 
 
 def test_a_parameter_of_one_technique_alone_goes_with_its_name(normlab: Command, study: Path) -> None:

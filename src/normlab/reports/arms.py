@@ -23,8 +23,8 @@ TECHNIQUES = ("normalization.generator.name", "normalization.discriminator.name"
 class Arm:
     """Runs that differ in the seed alone, or in what they are not told apart by.
 
-    settings: what determines how all of them train, by dotted key, and the names of the penalties.  label: the
-    techniques, and whatever else differs from the arms beside it.  pooled: the keys in which its runs differ.
+    settings: what determines how all of them train, by dotted key, and the names of the penalties.  label: as `labels`
+    makes it.  pooled: the keys in which its runs differ.
     """
 
     label: str
@@ -107,31 +107,33 @@ def arms(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Arm]:
 
 
 def labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return for the settings of each arm its techniques, and whatever else tells it from the others."""
-    found = [_label(arm, _differing(arms)) for arm in arms]
+    """Return for the settings of each arm its techniques, and whatever else tells it from the others.
+
+    Keys are told by their last words, `lr` or `D.alpha`, unless two of them end alike.
+    """
+
+    def told(keys: Iterable[str]) -> list[str]:
+        names = _names(keys)
+        return [" ".join([*_pair(arm), *_words(arm, names)]) for arm in arms]
+
+    found = told(_differing(arms))
     if len({*found}) < len(found):  # some arm has a setting that another has no word for
         partly = [key for arm in arms for key in arm if any(key not in other for other in arms)]
-        found = [_label(arm, dict.fromkeys([*_differing(arms), *partly])) for arm in arms]
+        found = told(dict.fromkeys([*_differing(arms), *partly]))
     return found
 
 
 def short_labels(arms: Sequence[Arm], without: str | None = None) -> list[str]:
-    """Return labels without what all arms have in common, for a picture, with the last words of keys: `lr`, `D.alpha`.
-
-    Where both techniques differ they are named both.
+    """Return labels without what all arms have in common, for a picture; both techniques where both differ.
 
     without: a key that is told otherwise.
     """
     varying = [key for key in TECHNIQUES if len({arm.settings.get(key) for arm in arms}) > 1]
-    keys = [key for key in _differing([arm.settings for arm in arms]) if key != without]
-    names = {key: _last_words(key) for key in keys}
-    names = {key: name if [*names.values()].count(name) == 1 else key for key, name in names.items()}
+    names = _names(key for key in _differing([arm.settings for arm in arms]) if key != without)
     found: list[str] = []
     for arm in arms:
-        words = [f"{names[key]}={arm.settings[key]}" for key in keys if key in arm.settings]
-        pair = [f"{side}:{arm.settings.get(key, 'several')}" for side, key in zip("GD", TECHNIQUES, strict=True)]
-        if len(varying) == 1:
-            pair = [str(arm.settings.get(varying[0], "several"))]
+        words = _words(arm.settings, names)
+        pair = [_technique(arm.settings, varying[0])] if len(varying) == 1 else _pair(arm.settings)
         found.append(" ".join(words if not varying and words else [*pair, *words]))
     return found if len({*found}) == len(found) else [arm.label for arm in arms]
 
@@ -140,18 +142,19 @@ def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
     """Return the arm whose settings are as wanted.
 
     By default it is one whose discriminator has no technique, and no penalty if there is such a one, with the most
-    runs; or else the first of all.  wanted: values as on the command line, by dotted key; a part's `.name` may be left
-    out. Raises ConfigurationError if a key is none of theirs, or not exactly one arm has the values.
+    runs; or else the first of all.  wanted: values as on the command line, by dotted key, where a part's `.name` may be
+    left out, or by what labels call it. Raises ConfigurationError if a key is none of theirs, or not exactly one arm
+    has the values.
     """
     if not wanted:
         bare = [arm for arm in arms if arm.settings.get(TECHNIQUES[1]) == "none"]
         return max(bare or arms[:1], key=lambda arm: (arm.settings.get("penalty") == "none", len(arm.runs)))
-    keys = {key: key if any(key in arm.settings for arm in arms) else f"{key}.name" for key in wanted}
+    differing = _differing([arm.settings for arm in arms])
+    named = {name: key for key, name in _names(differing).items()}
+    keys = {key: named.get(key, key if any(key in arm.settings for arm in arms) else f"{key}.name") for key in wanted}
     for key, full in keys.items():
         if not any(full in arm.settings for arm in arms):
-            raise ConfigurationError.of(
-                [unknown("--baseline", key, [*TECHNIQUES, *_differing([arm.settings for arm in arms])], "a setting")]
-            )
+            raise ConfigurationError.of([unknown("--baseline", key, [*TECHNIQUES, *differing], "a setting")])
     fitting = [arm for arm in arms if all(_is(arm.settings.get(keys[key]), text) for key, text in wanted.items())]
     words = " ".join(f"{key}={text}" for key, text in wanted.items())
     if not fitting:
@@ -178,10 +181,22 @@ def _gathered(groups: Iterable[list[Run]], key: Callable[[Run], Any]) -> list[li
     return [sorted(group, key=_merit, reverse=True) for group in joined.values()]
 
 
-def _label(arm: Mapping[str, Any], keys: Iterable[str]) -> str:
-    others = [f"{key.removesuffix('.name')}={arm[key]}" for key in keys if key in arm]
-    generator, discriminator = (arm.get(key, "several") for key in TECHNIQUES)
-    return " ".join([f"G:{generator} D:{discriminator}", *others])
+def _pair(arm: Mapping[str, Any]) -> list[str]:
+    return [f"{side}:{_technique(arm, key)}" for side, key in zip("GD", TECHNIQUES, strict=True)]
+
+
+def _technique(arm: Mapping[str, Any], key: str) -> str:
+    return str(arm.get(key, "several"))
+
+
+def _words(arm: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    return [f"{name}={arm[key]}" for key, name in names.items() if key in arm]
+
+
+def _names(keys: Iterable[str]) -> dict[str, str]:
+    """Return what keys are called in a label."""
+    last = {key: _last_words(key) for key in keys}
+    return {key: name if [*last.values()].count(name) == 1 else key.removesuffix(".name") for key, name in last.items()}
 
 
 def _last_words(key: str) -> str:

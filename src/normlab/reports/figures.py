@@ -31,6 +31,7 @@ LOG_FROM = 20.0  # the ratio of the largest to the smallest value from which an 
 MOST_DECADES = 1e3  # the same up to which its decades are divided
 MOST_PANELS = 12  # of arms side by side
 COLUMNS = 4
+SHOWN_FROM = 3  # seeds from which on an interval is drawn: that of two is thirteen times as wide as they are apart
 LABEL = 28  # characters of a line of a label
 LINE = 0.17  # height of one, in inches
 LIGHT, DARK = ("#1b1f24", "#d0d7de", "#fefefe"), ("#e6edf3", "#3d444d", "#0d1117")  # of text, lines and paper
@@ -121,8 +122,8 @@ def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
     _legend(figure, axes[0])
 
     caption = (
-        f"{metric} over training, from the first evaluation after its start: means over seeds with bands of 95 %; each "
-        "seed is a thin line."
+        f"{metric} over training, from the first evaluation after its start: means over seeds, from {SHOWN_FROM} on "
+        "with bands of 95 %; each seed is a thin line."
     )
     yield "curves", caption, figure
 
@@ -143,13 +144,16 @@ def _curve(panel: "Axes", result: Result, unit: str, look: Look) -> None:
     full = sum(run.is_done and run.has_values for run in result.ended) or 1
     steps = [step for step in sorted(at) if len(at[step]) >= full]
     xs = [float(np.mean([x for x, _ in at[step]])) for step in steps]
-    means = [mean([y for _, y in at[step]]) for step in steps]
-    centre = [each.value for each in means if each]
-    panel.plot(xs, centre, color=look.colour, ls=look.dashes, lw=1.8, label=look.label)
-    if full > 1:
-        low = [each.low if each and each.low is not None else np.nan for each in means]
-        high = [each.high if each and each.high is not None else np.nan for each in means]
-        panel.fill_between(xs, low, high, color=look.colour, alpha=0.12, lw=0)
+    means = [each for step in steps if (each := mean([y for _, y in at[step]]))]
+    panel.plot(xs, [each.value for each in means], color=look.colour, ls=look.dashes, lw=1.8, label=look.label)
+    panel.fill_between(xs, *_intervals(means), color=look.colour, alpha=0.12, lw=0)
+
+
+def _intervals(means: Sequence[Mean]) -> tuple[Array, Array]:
+    """Return the low ends and the high ones, of too few seeds the means themselves."""
+    known = [(each.low, each.high) if each.seeds >= SHOWN_FROM else (each.value, each.value) for each in means]
+    low, high = np.array(known, dtype=float).reshape(-1, 2).T
+    return low, high
 
 
 def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
@@ -169,8 +173,7 @@ def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
         values = [value for value in result.values.values() if value is not None]
         spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [0.0]
         panel.scatter(values, place + np.asarray(spread), s=14, color=look.colour, marker=look.marker, alpha=0.55)
-        if quality.low is not None and quality.high is not None:
-            panel.hlines(place, quality.low, quality.high, color=look.colour, lw=2.4, alpha=0.9)
+        panel.hlines(place, *_intervals([quality]), color=look.colour, lw=2.4, alpha=0.9)
         panel.plot(quality.value, place, marker="|", ms=15, mew=2.2, color=look.colour)
     first = comparison.results[0].quality
     if first is not None:
@@ -184,8 +187,8 @@ def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
 
     better = "right" if comparison.terms.metric in convergence.HIGHER_IS_BETTER else "left"
     caption = (
-        f"Final {comparison.terms.metric}: a point for each seed, the mean and its 95 % interval; better to the "
-        f"{better}. The dashed line is the baseline's mean."
+        f"Final {comparison.terms.metric}: a point for each seed, the mean and, from {SHOWN_FROM} on, its 95 % "
+        f"interval; better to the {better}. The dashed line is the baseline's mean."
     )
     yield "finals", caption, figure
 
@@ -363,8 +366,8 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         _legend(figure, panel)
 
         caption = (
-            f"{comparison.terms.metric} against {key}, all else the same: means with 95 % intervals over the seeds "
-            "that survived."
+            f"{comparison.terms.metric} against {key}, all else the same: means over the seeds that survived, from "
+            f"{SHOWN_FROM} on with 95 % intervals; each seed is a dot."
         )
         if any(each.quality is None for own in lines for each in own):
             caption += " A cross at the top: no seed survived there."
@@ -372,17 +375,20 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
 
 
 def _line_of_means(panel: "Axes", xs: Sequence[float], results: Sequence[Result], look: Look, height: float) -> None:
-    """Draw means with intervals; where nothing survived the line has a gap and, at a height of the panel, a cross."""
+    """Draw means, intervals and every seed; where nothing survived, a gap and, at a height of the panel, a cross."""
     means = [each.quality or Mean(math.nan, 0) for each in results]
     ys = np.array([each.value for each in means])
-    low = np.array([each.value if each.low is None else each.low for each in means])
-    high = np.array([each.value if each.high is None else each.high for each in means])
+    low, high = _intervals(means)
     drawn: dict[str, Any] = {"color": look.colour, "ls": look.dashes, "marker": look.marker, "label": look.label}
     panel.errorbar(xs, ys, yerr=[ys - low, high - ys], ms=5, lw=1.4, capsize=3, **drawn)
+    for x, result in zip(xs, results, strict=True):
+        seeds = [value for value in result.values.values() if value is not None]
+        panel.plot([x] * len(seeds), seeds, color=look.colour, marker=".", ls="", ms=4, alpha=0.55)
 
     gone = [x for x, each in zip(xs, means, strict=True) if math.isnan(each.value)]
-    across = panel.get_xaxis_transform()
-    panel.plot(gone, [height] * len(gone), color=look.colour, marker="x", ls="", transform=across, clip_on=False)
+    if gone:  # a line without points takes room, too
+        across = panel.get_xaxis_transform()
+        panel.plot(gone, [height] * len(gone), color=look.colour, marker="x", ls="", transform=across, clip_on=False)
 
 
 def _panels(count: int, *, columns: int, height: float, share: bool = False) -> tuple["Figure", list["Axes"]]:
