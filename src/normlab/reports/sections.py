@@ -73,7 +73,10 @@ def _quality(comparison: Comparison) -> Table:
     if counted == "runs":
         lines += [f"Several runs have the same seed: intervals are over runs, a verdict takes {LEAST_SEEDS} seeds."]
     if any(result.best for result in results):
-        lines += ["Best: of the best checkpoint, scored again from other latents."]
+        known = (name for name in convergence.METRICS if any(name in result.scores for result in results))
+        chosen_by = next(known, terms.metric)
+        by = "" if chosen_by == terms.metric else f" by {chosen_by}"
+        lines += [f"Best: of the best checkpoint{by}, scored again from other latents."]
     lines += [
         "Noise: deviation of one evaluation over sets of latents."
         if noise
