@@ -187,6 +187,17 @@ def test_gradients_over_depth_are_shown_where_they_were_recorded(normlab: Comman
     assert ratio == pytest.approx(4)
 
 
+def test_numbers_that_no_run_has_are_told_of_in_a_note_alone(normlab: Command, study: Path) -> None:
+    rows = JsonLines(study / "none0/spectra.jsonl")
+    for step in (600, 1000):
+        for depth in range(3):
+            rows.append({"step": step, "network": "discriminator", "layer": str(depth), "gradient_norm": 1.0})
+    shown = normlab("report", str(study)).stdout
+
+    assert "Gradient norms over the layers" not in shown
+    assert "gradients per layer at 2 steps of the window" in shown
+
+
 def test_losses_of_another_kind_are_left_blank(normlab: Command, study: Path) -> None:
     for name, settings in {
         "hinge": arm("none", loss=Part(name="hinge")),

@@ -28,6 +28,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = "osD^vPX*"
 LOG_FROM = 20.0  # the ratio of the largest to the smallest value from which an axis is logarithmic
+EVEN_UP_TO = 5.0  # the same up to which one that is logarithmic all the same has evenly spaced numbers
 MOST_DECADES = 1e3  # the same up to which its decades are divided
 MOST_PANELS = 12  # of arms side by side
 COLUMNS = 4
@@ -122,8 +123,8 @@ def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
     _legend(figure, axes[0])
 
     caption = (
-        f"{metric} over training, from the first evaluation after its start: means over seeds, from {SHOWN_FROM} on "
-        "with bands of 95 %; each seed is a thin line."
+        f"{metric} over training, from the first evaluation after its start: means over seeds with bands of 95 % "
+        f"(from {SHOWN_FROM} seeds on); each seed is a thin line."
     )
     yield "curves", caption, figure
 
@@ -187,8 +188,8 @@ def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
 
     better = "right" if comparison.terms.metric in convergence.HIGHER_IS_BETTER else "left"
     caption = (
-        f"Final {comparison.terms.metric}: a point for each seed, the mean and, from {SHOWN_FROM} on, its 95 % "
-        f"interval; better to the {better}. The dashed line is the baseline's mean."
+        f"Final {comparison.terms.metric}: a point for each seed, the mean and its 95 % interval (from {SHOWN_FROM} "
+        f"seeds on); better to the {better}. The dashed line is the baseline's mean."
     )
     yield "finals", caption, figure
 
@@ -366,8 +367,8 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         _legend(figure, panel)
 
         caption = (
-            f"{comparison.terms.metric} against {key}, all else the same: means over the seeds that survived, from "
-            f"{SHOWN_FROM} on with 95 % intervals; each seed is a dot."
+            f"{comparison.terms.metric} against {key}, all else the same: means over the seeds that survived with "
+            f"95 % intervals (from {SHOWN_FROM} seeds on); each seed is a dot."
         )
         if any(each.quality is None for own in lines for each in own):
             caption += " A cross at the top: no seed survived there."
@@ -434,13 +435,17 @@ def _maybe_logarithmic(panel: "Axes", values: Sequence[float | None], axis: str 
 
 
 def _logarithmic(panel: "Axes", axis: str = "y") -> None:
-    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade; of many decades at each."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade; of many decades at each.
+
+    A span that may hold but one of these has evenly spaced ones.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     panel.set(**{f"{axis}scale": "log"})
     own = panel.yaxis if axis == "y" else panel.xaxis
     low, high = own.get_view_interval()
-    own.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < MOST_DECADES else (1.0,)))
+    logarithmic = LogLocator(subs=(1.0, 2.0, 5.0) if high / low < MOST_DECADES else (1.0,))
+    own.set_major_locator(logarithmic if high / low > EVEN_UP_TO else MaxNLocator(4))
     own.set_major_formatter("{x:g}")
     own.set_minor_formatter(NullFormatter())
 

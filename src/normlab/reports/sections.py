@@ -173,7 +173,9 @@ def _scores(comparison: Comparison) -> Table | None:
 def _stability(comparison: Comparison) -> Iterator[Table]:
     intervals = [run.log_interval for result in comparison.results for run in result.ended if run.log_interval]
     every = f", logged every {statistics.median_low(intervals):g}" if intervals else ""
-    keys = list(dict.fromkeys(key for result in comparison.results for key in result.stability))
+    told = (result.stability.items() for result in comparison.results)
+    # What no run had enough rows for is in the notes.
+    keys = list(dict.fromkeys(key for numbers in told for key, value in numbers if value is not None))
     for name, title, starts in STABILITY:
         if own := [key for start in starts for key in keys if key.startswith(start)]:
             yield Table(
