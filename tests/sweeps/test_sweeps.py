@@ -200,6 +200,14 @@ def test_no_process_is_left_when_a_sweep_is_killed(outputs: Path, tmp_path: Path
     assert set(states(outputs).values()) == {"stopped"}
 
 
+@pytest.mark.parametrize(("words", "beside"), [(["-m", "seed=0,1"], "-m"), (["--check"], "--check")])
+def test_a_flag_that_does_nothing_there_is_refused_by_its_name(normlab: Command, words: list[str], beside: str) -> None:
+    refused = normlab("train", *words, "--dry-run")
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"error: --dry-run: is no flag that goes with {beside}")
+
+
 @pytest.mark.slow
 def test_a_look_at_a_sweep_tells_what_is_missing_and_starts_nothing(normlab: Command, outputs: Path) -> None:
     nothing = normlab("train", "-m", "--check", "seed=0,1", *QUICK)

@@ -22,8 +22,11 @@ def run(arguments: list[str]) -> int:
     if plugins := composition.plugins_of(words):
         _offer_parts_of(plugins)
     flags = [word for word in words if word.startswith("-")]
-    if flags and known.check:
-        raise ConfigurationError(flags[0], "is no flag that goes with --check", "leave it out")
+    if flags and (known.check or known.multirun):
+        beside = "--check" if known.check else "-m"
+        raise ConfigurationError(
+            flags[0], f"is no flag that goes with {beside}", "leave it out; -m --check shows what a sweep would do"
+        )
     if known.multirun and ranks.started() > 1:
         problem = (
             f"sweeps over runs that are processes of their own, and this is one of {ranks.started()} of a single run"
