@@ -32,6 +32,7 @@ EVEN_UP_TO = 5.0  # the same up to which one that is logarithmic all the same ha
 MOST_DECADES = 1e3  # the same up to which its decades are divided
 MOST_PANELS = 12  # of arms side by side
 COLUMNS = 4
+SINGLE_SEEDS = 16  # what the thin lines of all seeds come to together, in opaque ones; more would bury the means
 SHOWN_FROM = 3  # seeds from which on an interval is drawn: that of two is thirteen times as wide as they are apart
 LABEL = 28  # characters of a line of a label
 LINE = 0.17  # height of one, in inches
@@ -113,7 +114,7 @@ def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
     figure, axes = _panels(len(units), columns=2, height=3.6)
     for panel, unit in zip(axes, units, strict=True):
         for result in comparison.results:
-            _curve(panel, result, unit, looks[result.arm.label])
+            _curve(panel, result, unit, looks[result.arm.label], alpha=min(0.35, SINGLE_SEEDS / len(followed)))
         if unit == "images_seen":
             _count_images(panel)
         else:
@@ -134,12 +135,13 @@ def _after_the_start(run: Ended) -> list[Point]:
     return [point for point in run.points if point.at["step"] > 0]
 
 
-def _curve(panel: "Axes", result: Result, unit: str, look: Look) -> None:
+def _curve(panel: "Axes", result: Result, unit: str, look: Look, alpha: float) -> None:
+    """Draw the mean with its band, and every seed as a thin line of this opacity."""
     at: dict[float, list[tuple[float, float]]] = {}
     for run in result.ended:
         points = _after_the_start(run)
         known = [(point.at[unit], point.value, point.at["step"]) for point in points if point.value is not None]
-        panel.plot([x for x, _, _ in known], [y for _, y, _ in known], color=look.colour, lw=0.5, alpha=0.35)
+        panel.plot([x for x, _, _ in known], [y for _, y, _ in known], color=look.colour, lw=0.5, alpha=alpha)
         for x, y, step in known:
             at.setdefault(step, []).append((x, y))
     full = sum(run.is_done and run.has_values for run in result.ended) or 1
