@@ -200,12 +200,27 @@ def test_no_process_is_left_when_a_sweep_is_killed(outputs: Path, tmp_path: Path
     assert set(states(outputs).values()) == {"stopped"}
 
 
-@pytest.mark.parametrize(("words", "beside"), [(["-m", "seed=0,1"], "-m"), (["--check"], "--check")])
-def test_a_flag_that_does_nothing_there_is_refused_by_its_name(normlab: Command, words: list[str], beside: str) -> None:
-    refused = normlab("train", *words, "--dry-run")
+@pytest.mark.parametrize(
+    ("word", "flag"), [("-m", "--cfg=job"), ("-m", "--info"), ("--check", "--cfg=job"), ("--check", "--x")]
+)
+def test_a_flag_that_does_nothing_there_is_refused_by_its_name(normlab: Command, word: str, flag: str) -> None:
+    refused = normlab("train", word, "seed=0,1", flag)
 
     assert refused.exit_code == 2
-    assert refused.stderr.startswith(f"error: --dry-run: is no flag that goes with {beside}")
+    assert refused.stderr.startswith(f"error: {flag}: is no flag that goes with {word}")
+
+
+def test_a_sweep_leaves_flags_it_does_not_know_to_hydra() -> None:
+    command = [sys.executable, "-m", "normlab", "train", "-m", "seed=0,1"]
+    unknown, asked = (
+        subprocess.run([*command, flag], capture_output=True, text=True, check=False)
+        for flag in ("--dry-run", "--help")
+    )
+
+    assert unknown.returncode == 2
+    assert "unrecognized arguments: --dry-run" in unknown.stderr
+    assert "add -m" not in unknown.stderr
+    assert asked.returncode == 0
 
 
 @pytest.mark.slow

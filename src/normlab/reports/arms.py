@@ -111,16 +111,8 @@ def labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Keys are told by their last words, `lr` or `D.alpha`, unless two of them end alike.
     """
-
-    def told(keys: Iterable[str]) -> list[str]:
-        names = _names(keys)
-        return [" ".join([*_pair(arm), *_words(arm, names)]) for arm in arms]
-
-    found = told(_differing(arms))
-    if len({*found}) < len(found):  # some arm has a setting that another has no word for
-        partly = [key for arm in arms for key in arm if any(key not in other for other in arms)]
-        found = told(dict.fromkeys([*_differing(arms), *partly]))
-    return found
+    names = _told(arms)
+    return [_label(arm, names) for arm in arms]
 
 
 def short_labels(arms: Sequence[Arm], without: str | None = None) -> list[str]:
@@ -150,7 +142,7 @@ def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
         bare = [arm for arm in arms if arm.settings.get(TECHNIQUES[1]) == "none"]
         return max(bare or arms[:1], key=lambda arm: (arm.settings.get("penalty") == "none", len(arm.runs)))
     differing = _differing([arm.settings for arm in arms])
-    named = {name: key for key, name in _names(differing).items()}
+    named = {name: key for key, name in _told([arm.settings for arm in arms]).items()}
     keys = {key: named.get(key, key if any(key in arm.settings for arm in arms) else f"{key}.name") for key in wanted}
     for key, full in keys.items():
         if not any(full in arm.settings for arm in arms):
@@ -179,6 +171,20 @@ def _gathered(groups: Iterable[list[Run]], key: Callable[[Run], Any]) -> list[li
     for group in groups:
         joined.setdefault(json.dumps(key(group[0]), sort_keys=True), []).extend(group)
     return [sorted(group, key=_merit, reverse=True) for group in joined.values()]
+
+
+def _told(arms: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the keys that labels tell, beside the techniques' names, with what they call them."""
+    names = _names(_differing(arms))
+    if len({_label(arm, names) for arm in arms}) == len(arms):
+        return names
+    # Some arm has a setting that another has no word for.
+    partly = [key for arm in arms for key in arm if any(key not in other for other in arms)]
+    return _names(dict.fromkeys([*names, *partly]))
+
+
+def _label(arm: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    return " ".join([*_pair(arm), *_words(arm, names)])
 
 
 def _pair(arm: Mapping[str, Any]) -> list[str]:

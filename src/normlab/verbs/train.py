@@ -10,6 +10,9 @@ from normlab.signals import postponed
 from normlab.sweeps import dry, planning, sweep, tuning
 from normlab.verbs.arguments import Arguments
 
+# Flags of Hydra that do something else than a sweep.
+ALONE = ("--run", "-r", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+
 
 def run(arguments: list[str]) -> int:
     """Train what the command line describes and return the exit code."""
@@ -22,11 +25,10 @@ def run(arguments: list[str]) -> int:
     if plugins := composition.plugins_of(words):
         _offer_parts_of(plugins)
     flags = [word for word in words if word.startswith("-")]
-    if flags and (known.check or known.multirun):
-        beside = "--check" if known.check else "-m"
-        raise ConfigurationError(
-            flags[0], f"is no flag that goes with {beside}", "leave it out; -m --check shows what a sweep would do"
-        )
+    for flag in flags:
+        if known.check or (known.multirun and flag.partition("=")[0] in ALONE):
+            beside = "--check" if known.check else "-m"
+            raise ConfigurationError(flag, f"is no flag that goes with {beside}", "leave it out")
     if known.multirun and ranks.started() > 1:
         problem = (
             f"sweeps over runs that are processes of their own, and this is one of {ranks.started()} of a single run"
@@ -36,7 +38,8 @@ def run(arguments: list[str]) -> int:
         )
         raise ConfigurationError("-m", problem, remedy)
     if flags:
-        composition.refuse(composition.compose([word for word in words if "=" in word], known.config_dir)[1])
+        if not known.multirun:  # whose words are no single run's
+            composition.refuse(composition.compose([word for word in words if "=" in word], known.config_dir)[1])
         composition.hand_to_hydra(arguments, task=_refuse_to_train)
         return DONE
     if known.multirun:
