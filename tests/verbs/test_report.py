@@ -707,6 +707,23 @@ def test_one_damaged_run_does_not_keep_the_others_from_a_report(
     assert normlab("report", str(study), "--out", str(tmp_path / "out")).exit_code == 0
 
 
+def test_comparisons_within_a_part_are_named_by_it_and_not_by_what_comes_with_it(
+    normlab: Command, tmp_path: Path
+) -> None:
+    for name, width, others in (("dcgan", 4, {}), ("dcgan", 8, {}), ("mlp", 4, {"depth": 3})):
+        architecture = Part(name=name, params={"width": width} | others)
+        fabricate(tmp_path / f"study/{name}{width}", arm("none", 0, architecture=architecture), [99, 60])
+    by_part = compared(normlab, str(tmp_path / "study"), "--within", "architecture")
+    by_technique = compared(normlab, str(tmp_path / "study"), "--within", "normalization")
+
+    assert {each["within"] for each in by_part} == {
+        "architecture=dcgan width=4",
+        "architecture=dcgan width=8",
+        "architecture=mlp width=4",
+    }
+    assert [each["within"] for each in by_technique] == [""]
+
+
 def test_each_value_of_a_setting_may_be_a_comparison_of_its_own(normlab: Command, tmp_path: Path) -> None:
     study = str(tmp_path / "study")
     for lr, better in ((2e-4, 10), (1e-3, 20)):
@@ -719,6 +736,6 @@ def test_each_value_of_a_setting_may_be_a_comparison_of_its_own(normlab: Command
     normlab("report", study, "--within", "optimizer.lr", "--out", str(tmp_path / "out"))
 
     differences = {name: arms["G:batch D:spectral"]["difference"]["welch"]["value"] for name, arms in found.items()}
-    assert differences == pytest.approx({"optimizer.lr=0.0002": -10, "optimizer.lr=0.001": -20})
+    assert differences == pytest.approx({"lr=0.0002": -10, "lr=0.001": -20})
     assert (refused.exit_code, "optimizer" in refused.stderr) == (2, True)
-    assert "Within: optimizer.lr=0.001" in (tmp_path / "out/report.html").read_text()
+    assert "Within: lr=0.001" in (tmp_path / "out/report.html").read_text()

@@ -53,10 +53,12 @@ def by_kind(runs: Sequence[Run], within: Sequence[str] = ()) -> dict[Kind, list[
     """
     told = [settings_of(run) for run in runs]
     keys = _keys_of("--within", within, told)
-    differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in told}) > 1]
+    asked = [{key: own[key] for key in keys if key in own} for own in told]
+    techniques = [key for key in TECHNIQUES if len({own.get(key) for own in asked}) > 1]
+    names = _names([*techniques, *_told(list({json.dumps(own): own for own in asked}.values()))])
     groups: dict[Kind, list[Run]] = {}
     for run, settings in zip(runs, told, strict=True):
-        words = " ".join(f"{key.removesuffix('.name')}={settings[key]}" for key in differing if key in settings)
+        words = " ".join(_words(settings, names))
         kind = Kind(settings["dataset.name"], str(settings["precision"]), words, protocol_of(run.evaluations))
         groups.setdefault(kind, []).append(run)
     for kind in list(groups):

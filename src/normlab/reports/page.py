@@ -38,11 +38,14 @@ def page(
 
 
 def by_name(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
-    """Return comparisons by what tells each from the others in a report: a number, where only the protocol does."""
-    own = [
-        ", ".join(filter(None, (each.kind.dataset, each.terms.metric, each.kind.precision, each.kind.within)))
-        for each in comparisons
-    ]
+    """Return comparisons by what tells each from the others in a report: a number, where only the protocol does.
+
+    One by itself is called by all of it.
+    """
+    every = [(each.kind.dataset, each.terms.metric, each.kind.precision, each.kind.within) for each in comparisons]
+    columns = [*zip(*every, strict=True)]
+    telling = [place for place, column in enumerate(columns) if len({*column}) > 1] or range(len(columns))
+    own = [", ".join(filter(None, (parts[place] for place in telling))) or "others" for parts in every]
     return {
         f"{name}, protocol {own[:number].count(name) + 1}" if own.count(name) > 1 else name: comparison
         for number, (name, comparison) in enumerate(zip(own, comparisons, strict=True))
