@@ -1,6 +1,7 @@
 """Runs that belong together: by what they are measured by, and by what they are."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class Kind(NamedTuple):
 def by_kind(runs: Sequence[Run], within: Sequence[str] = ()) -> dict[Kind, list[Run]]:
     """Return runs by kind; one without a protocol goes with the most that are like it otherwise.
 
-    within: keys in which runs of one kind have the same values, or parts of them, as `arms` takes them.
+    within: keys in which runs of one kind have the same values, or parts of them, as `arms` takes them; by these they
+    are in order.
     """
     told = [settings_of(run) for run in runs]
     keys = _keys_of("--within", within, told)
@@ -61,6 +63,7 @@ def by_kind(runs: Sequence[Run], within: Sequence[str] = ()) -> dict[Kind, list[
         words = " ".join(_words(settings, names))
         kind = Kind(settings["dataset.name"], str(settings["precision"]), words, protocol_of(run.evaluations))
         groups.setdefault(kind, []).append(run)
+    groups = dict(sorted(groups.items(), key=lambda item: _by_numbers(item[0].within)))
     for kind in list(groups):
         others = [key for key in groups if key[:3] == kind[:3] and key.protocol is not None]
         if kind.protocol is None and others:
@@ -158,6 +161,12 @@ def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
             "--baseline", f"{words} fits {_listed(fitting)}", "add the setting that they differ in"
         )
     return fitting[0]
+
+
+def _by_numbers(text: str) -> list[Any]:
+    """Return what sorts texts by the numbers in them: `batch_size=64` before `batch_size=256`."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _by_protocol(runs: Sequence[Run]) -> list[list[Run]]:
