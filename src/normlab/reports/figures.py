@@ -34,6 +34,7 @@ MOST_PANELS = 12  # of arms side by side
 COLUMNS = 4
 SINGLE_SEEDS = 16  # what the thin lines of all seeds come to together, in opaque ones; more would bury the means
 SHOWN_FROM = 3  # seeds from which on an interval is drawn: that of two is thirteen times as wide as they are apart
+BESIDE = 0.007  # of the axis, by which lines that share their places stand beside each other
 LABEL = 28  # characters of a line of a label
 LINE = 0.17  # height of one, in inches
 LIGHT, DARK = ("#1b1f24", "#d0d7de", "#fefefe"), ("#e6edf3", "#3d444d", "#0d1117")  # of text, lines and paper
@@ -354,13 +355,15 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
 
         figure, (panel,) = _panels(1, columns=1, height=3.4)
         labels = [*map(_wrapped, short_labels([own[0].arm for own in lines], without=key))]
+        every = [float(each.arm.settings[key]) for own in lines for each in own]
+        scale = "log" if min(every) > 0 and max(every) / min(every) >= 4 else "linear"
         for number, (own, label) in enumerate(zip(lines, labels, strict=True)):
             look = Look(label, COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % 4], MARKERS[number % 8])
             height = 0.99 - 0.04 * (number % 24)
-            _line_of_means(panel, [float(each.arm.settings[key]) for each in own], own, look, height)
-        every = [float(each.arm.settings[key]) for own in lines for each in own]
-        if min(every) > 0 and max(every) / min(every) >= 4:
-            panel.set_xscale("log")
+            xs = [float(each.arm.settings[key]) for each in own]
+            beside = (number - (len(lines) - 1) / 2) * BESIDE
+            _line_of_means(panel, _moved(xs, beside, every, scale), own, look, height)
+        panel.set_xscale(scale)
         panel.set_xticks(sorted({*every}), [f"{value:g}" for value in sorted({*every})])
         panel.minorticks_off()
         panel.set_xlabel(key)
@@ -375,6 +378,12 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         if any(each.quality is None for own in lines for each in own):
             caption += " A cross at the top: no seed survived there."
         yield f"sensitivity_{key.replace('.', '_')}", caption, figure
+
+
+def _moved(xs: Sequence[float], share: float, span: Sequence[float], scale: str) -> list[float]:
+    """Return places to the right by a share of the axis, so that one interval does not hide another."""
+    low, high = min(span), max(span)
+    return [x * (high / low) ** share if scale == "log" else x + share * (high - low) for x in xs]
 
 
 def _line_of_means(panel: "Axes", xs: Sequence[float], results: Sequence[Result], look: Look, height: float) -> None:
