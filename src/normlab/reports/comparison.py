@@ -435,7 +435,8 @@ def _missing_numbers(done: Sequence[Ended], terms: Terms) -> Iterator[str]:
     reasons: Counter[str] = Counter()
     for run in done:
         area = [] if run.final.value is None else [terms.area(run)]
-        reasons.update({number.reason for number in (run.final, *area, *run.stability.values()) if number.reason})
+        numbers = (run.final, *area, *run.stability.values())
+        reasons.update([*dict.fromkeys(number.reason for number in numbers if number.reason)])
     for reason, count in reasons.items():
         yield f"{reason} ({count} of {len(done)} runs)"
 
