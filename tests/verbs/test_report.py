@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -736,3 +737,21 @@ def test_each_value_of_a_setting_may_be_a_comparison_of_its_own(normlab: Command
     assert differences == pytest.approx({"lr=0.0002": -10, "lr=0.001": -20})
     assert (refused.exit_code, "optimizer" in refused.stderr) == (2, True)
     assert "Within: lr=0.001" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_report_is_the_same_in_every_process(study: Path) -> None:
+    """Sets of texts are in another order in every process, unless the hash seed is fixed."""
+    for path in study.glob("*/metrics.jsonl"):  # too few rows for most numbers, each of which has its reason
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[-3:]))
+
+    def told(hash_seed: str) -> str:
+        command = [sys.executable, "-m", "normlab", "report", str(study), "--json"]
+        return subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True
+        ).stdout
+
+    first, *others = (told(hash_seed) for hash_seed in "123")
+
+    assert len(json.loads(first)["comparisons"][0]["notes"]) > 1
+    assert others == [first, first]
