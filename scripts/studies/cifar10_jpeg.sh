@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two architectures at full width on real colour images: CIFAR-10 as JPEGs in a folder, train/ and test/, a folder per class.
-#   CIFAR10=FOLDER JOBS=8 scripts/studies/cifar10_jpeg.sh                              on a GPU, nine minutes of an H100
-#   CIFAR10=FOLDER JOBS=8 scripts/studies/cifar10_jpeg.sh train.until='128 epochs'     as long as Miyato et al., for some three hours
+#   CIFAR10=FOLDER JOBS=8 scripts/studies/cifar10_jpeg.sh                              on a GPU, some ten minutes of an H100
+#   CIFAR10=FOLDER JOBS=8 scripts/studies/cifar10_jpeg.sh train.until='128 epochs'     as long as Miyato et al.
 #   CIFAR10=FOLDER scripts/studies/cifar10_jpeg.sh architecture.width=16 precision=fp32 train.until='1 epoch' \
 #     every.{evaluate,spectra,sample,checkpoint}='0.5 epochs'                          small, for two CPU cores
 source "$(dirname "$0")/study.sh"
