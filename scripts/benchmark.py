@@ -11,6 +11,7 @@
     scaling    images a second against batch, width, resolution, runs at a time and ranks
     streaming  reading images off the disk on the way, by threads, and training on them against images in memory
     startup    cold processes: help, and the first step of a run
+    reporting  the report of many runs, and their status
     gpu        on a GPU: steps that are replayed against steps that are computed anew, and each technique against none
 
 A benchmark that compares times its arms in rounds, in another order every round, and one arm twice: the ratio of an arm
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "scaling": "images a second against batch, width, resolution, runs at a time, ranks",
     "streaming": "images read off the disk on the way against images in memory",
     "startup": "cold processes: help, and the first step of a run",
+    "reporting": "the report of many runs, and their status",
     "gpu": "on a GPU: replayed steps against steps computed anew",
 }
 UNEQUAL_WORK = 1

@@ -26,6 +26,7 @@ from benchmarks import (
     monitors,
     options,
     pictures,
+    reporting,
     runs,
     scaling,
     startup,
@@ -35,7 +36,7 @@ from benchmarks import (
 )
 from benchmarks.report import Report
 from benchmarks.work import UnequalWork, Work
-from normlab import assemble
+from normlab import assemble, cli
 from normlab.data.batches import BATCHES_AHEAD
 from normlab.outputs.sinks import JsonLines
 
@@ -409,6 +410,11 @@ FOUND: dict[str, dict[str, Any]] = {
         ]
     },
     "startup": {"wall_seconds": {"help": interval(0.2), "train": interval(4.0)}, "claims": {"help": 0.5, "train": 5.0}},
+    "reporting": {
+        "runs": 500,
+        "seconds": {"report": 30.0, "status": 2.0},
+        "claims": {"report": 60.0, "status": 5.0, "bytes": 1e9},
+    },
     "scaling": {"axes": {"runs": CURVE, "ranks": {"skipped": "no"}}, "reference": {"runs": 1, "ranks": 1}},
     "streaming": {"sizes": {64: {"reading": READ, "training": TRAINED}}},
 }
@@ -533,6 +539,27 @@ def test_startup_says_first_what_a_first_step_takes_of_what_is_claimed(
     assert benchmark.main(["startup", "--rounds", "3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["ratio"], told["low"], told["high"]) == (3 / 5, 2 / 5, 4 / 5)
+
+
+def test_a_made_up_study_is_one_that_a_report_compares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[dict[str, Any]] = []
+
+    def measured(words: list[str], threads: int) -> tuple[float, int]:
+        if words[0] == "report":
+            assert cli.run(["report", words[1], "--json"]) == 0
+            seen.append(json.loads(capsys.readouterr().out))
+        return 1.0, 10**8
+
+    monkeypatch.setattr(reporting, "measured", measured)
+    assert benchmark.main(["reporting", "--runs", "90", "--rows", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+
+    assert (told["runs"], told["seconds"]) == (90, {"report": 1.0, "status": 1.0})
+    (comparison,) = seen[0]["comparisons"]
+    assert not seen[0]["left_out"]
+    assert [arm["survived"] for arm in comparison["arms"]] == [2] * 45  # nine techniques at five rates
 
 
 @pytest.mark.slow

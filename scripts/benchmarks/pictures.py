@@ -131,6 +131,12 @@ def _startup(values: Values) -> list[Panel]:
     return [Dots("seconds to start; of runs, from torch's import to the first step", rows, marks=marks)]
 
 
+def _reporting(values: Values) -> list[Panel]:
+    claims = values["claims"]
+    rows = {f"{name}, at most {claims[name]:g} claimed": (taken,) * 3 for name, taken in values["seconds"].items()}
+    return [Dots(f"seconds of {values['runs']} runs", rows, marks=tuple(claims[name] for name in values["seconds"]))]
+
+
 def _scaling(values: Values) -> list[Panel]:
     return [
         Curve(
@@ -185,6 +191,7 @@ PANELS: dict[str, Callable[[Values], list[Panel]]] = {
     "scaling": _scaling,
     "streaming": _streaming,
     "startup": _startup,
+    "reporting": _reporting,
     "gpu": _gpu,
 }
 
