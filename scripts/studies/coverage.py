@@ -29,9 +29,7 @@ def study(rng: np.random.Generator, spread: float, seeds: int, which: str) -> Va
     part = LOST[which]
     # The worst are those above the value that so large a part of all seeds is above.
     lost = values > math.exp(spread * 1.2815515655446004) if which == "worst" else rng.random(seeds) < part
-    return {
-        str(seed): None if gone else float(value) for seed, (value, gone) in enumerate(zip(values, lost, strict=True))
-    }
+    return {seed: None if gone else float(value) for seed, (value, gone) in enumerate(zip(values, lost, strict=True))}
 
 
 def holds(values: Values, truth: float) -> bool | None:

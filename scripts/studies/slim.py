@@ -3,8 +3,8 @@
     python scripts/studies/slim.py DIR OUT
 
 Copies of every run in or below DIR its configuration, status, environment and JSON lines to OUT, of the first seed the
-grids of samples, too, and what was chosen in tuning; names and paths of the machine stay behind. `normlab report OUT`
-then gives the same tables.
+grids of samples, too, and what was chosen in tuning. Names and paths of the machine stay behind, and so do texts of
+errors. `normlab report OUT` then gives the same tables.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from normlab.outputs.run_dir import RunDir
 from normlab.reports.origin import TUNING
 from normlab.reports.runs import find_runs
 
-KEPT = ("status", "layers", "best", "metrics", "evaluations", "scores", "spectra", "changes")
+KEPT = ("layers", "best", "metrics", "evaluations", "scores", "spectra", "changes")
 OF_THE_MACHINE = ("host", "platform")
 
 
@@ -35,7 +35,11 @@ def main(folder: Path, out: Path) -> int:
         if run.settings is not None:
             params = dict(run.settings.dataset.params)
             anywhere = replace(run.settings.dataset, params=params | ({"root": "data"} if "root" in params else {}))
-            target.config.write_text(config.to_yaml(replace(run.settings, dataset=anywhere)))
+            weights = run.settings.evaluation.weights
+            evaluation = replace(run.settings.evaluation, weights=weights and Path(weights).name)
+            target.config.write_text(config.to_yaml(replace(run.settings, dataset=anywhere, evaluation=evaluation)))
+        if run.status is not None:
+            target.status.write_text(replace(run.status, error=None).to_json())
         told = plain_json.read(source.environment)
         plain_json.write(target.environment, {key: value for key, value in told.items() if key not in OF_THE_MACHINE})
         if run.settings is not None and run.settings.seed == first and source.samples.is_dir():

@@ -39,7 +39,7 @@ def test_the_setting_of_the_best_mean_is_chosen_and_one_that_diverged_is_not(tmp
             runs.append(Planned([], own, folder, "done"))
     metric, grid = tuning.results(runs)
     labels = {tuning.arm_of(run.settings): run.settings.label for run in runs}
-    best = {labels[arm]: min(points, key=lambda point: point.mean) for arm, points in grid.items()}
+    best = {labels[arm]: tuning.best(points) for arm, points in grid.items()}
 
     assert metric == "frechet_distance"
     assert {label: point.values["optimizer.lr"] for label, point in best.items()} == {
@@ -49,6 +49,24 @@ def test_the_setting_of_the_best_mean_is_chosen_and_one_that_diverged_is_not(tmp
     assert best["G:batch D:spectral"].finals == [24, 24]
     lost = next(point for points in grid.values() for point in points if math.inf in point.finals)
     assert lost.values["optimizer.lr"] == 1e-3
+
+
+def test_of_settings_that_all_lost_runs_the_one_that_lost_fewest_is_chosen_then_the_best() -> None:
+    lost = math.inf
+    points = [
+        tuning.Setting({"lr": rate}, finals) for rate, finals in ((1, [lost, lost]), (2, [20, lost]), (3, [lost, 9]))
+    ]
+
+    assert tuning.best(points).values == {"lr": 3}
+    assert tuning.best(points[:2]).values == {"lr": 2}
+    assert tuning.best(points[:1]).values == {"lr": 1}
+
+
+def test_settings_that_are_lists_make_a_grid_as_numbers_do() -> None:
+    betas, rates = ([0.5, 0.9], [0.0, 0.9], [0.5, 0.9]), (1e-3, 1e-4, 1e-3)
+    points = [tuning.Setting({"betas": pair, "lr": rate}, [1.0]) for pair, rate in zip(betas, rates, strict=True)]
+
+    assert tuning.values_of(points, ("betas", "lr")) == {"betas": [[0.0, 0.9], [0.5, 0.9]], "lr": [1e-4, 1e-3]}
 
 
 def test_a_choice_at_the_edge_of_three_values_or_more_is_told() -> None:

@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 from normlab import config
-from normlab.config import EvaluationConfig, NormalizationConfig, OptimizerConfig, Part, RunConfig
+from normlab.config import EvaluationConfig, NormalizationConfig, OptimizerConfig, Part, RunConfig, TuningConfig
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines
 from normlab.reports import arms
@@ -488,20 +488,24 @@ def test_a_difference_is_one_only_from_five_seeds_and_after_correction(
 
 
 def test_runs_may_be_told_apart_by_some_settings_and_averaged_over_others(normlab: Command, tmp_path: Path) -> None:
-    for technique, best in (("none", 20.0), ("spectral", 10.0)):
-        for seed in range(2):
-            for lr, worse in ((1e-4, 0.0), (4e-4, 4.0)):
+    seeds = {"none": (20.0, 26.0, 21.0), "spectral": (10.0, 14.0, 13.0)}
+    for technique, finals in seeds.items():
+        for seed, final in enumerate(finals):
+            for lr, worse in ((1e-4, -2.0), (4e-4, 2.0)):
                 settings = arm(technique, seed, optimizer=OptimizerConfig(params={"lr": lr}))
-                fabricate(tmp_path / f"{technique}{lr}{seed}", settings, [99, best + worse + seed])
+                fabricate(tmp_path / f"{technique}{lr}{seed}", settings, [99, final + worse])
     every = by_label(*compared(normlab, str(tmp_path)))
     pooled = by_label(*compared(normlab, str(tmp_path), "--by", "normalization"))
 
     assert len(every) == 4
     assert [*pooled] == ["G:batch D:none", "G:batch D:spectral"]
     assert pooled["G:batch D:spectral"]["pooled"] == ["optimizer.lr"]
-    assert pooled["G:batch D:spectral"]["quality"]["mean"] == pytest.approx(12.5)
-    # Pairs have the seed and the rate in common: every one differs by ten.
-    assert pooled["G:batch D:spectral"]["difference"]["correlation"] == pytest.approx(1)
+    # The two runs of a seed are one sample, their mean: three of each arm, and not six.
+    quality, difference = (pooled["G:batch D:spectral"][key] for key in ("quality", "difference"))
+    welch = stats.ttest_ind(seeds["spectral"], seeds["none"], equal_var=False)
+    assert (quality["mean"], quality["n"]) == (pytest.approx(37 / 3), 3)
+    assert difference["welch"]["p"] == pytest.approx(welch.pvalue)
+    assert difference["correlation"] == pytest.approx(np.corrcoef(seeds["spectral"], seeds["none"])[0, 1])
     refused = normlab("report", str(tmp_path), "--by", "optimizer.rate")
     assert (refused.exit_code, "optimizer.lr" in refused.stderr) == (2, True)
 
@@ -667,17 +671,6 @@ def test_a_setting_at_which_all_seeds_were_lost_is_marked(normlab: Command, tmp_
     assert "A cross at the top: no seed survived there." in page
 
 
-def test_a_new_report_leaves_nothing_of_an_old_one(normlab: Command, study: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    normlab("report", str(study), "--out", str(out))
-    (out / "figures/sensitivity_of_old.svg").write_text("<svg/>")
-    (out / "figures/mine.txt").write_text("kept")
-    normlab("report", str(study), "--out", str(out))
-
-    assert not (out / "figures/sensitivity_of_old.svg").exists()
-    assert (out / "figures/mine.txt").exists()
-
-
 def test_a_file_is_no_folder_for_a_report(normlab: Command, study: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file/below"):
@@ -694,18 +687,28 @@ def test_a_file_is_no_folder_for_a_report(normlab: Command, study: Path, tmp_pat
         ("../tuning.json", '{"arms": [1], "seeds": null}'),
         ("samples/step_x.png", ""),
         ("evaluations.jsonl", '{"step": 1000, "repeats": [1]}\n'),
+        ("evaluations.jsonl", '{"step": 1000, "protocol": "by", "flags": 3}\n'),
+        ("environment.json", '{"git": 3, "versions": [1]}'),
+        ("samples/step_00001000.png", "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0"),
     ],
 )
 def test_one_damaged_run_does_not_keep_the_others_from_a_report(
     normlab: Command, study: Path, tmp_path: Path, file: str, content: str
 ) -> None:
+    (whole,) = compared(normlab, str(study))
     path = study / "none0" / file
     path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
+    path.write_text(content, encoding="latin-1")
     (study / "none1/metrics.jsonl").unlink()
     (study / "none1/metrics.jsonl").mkdir()
 
     assert normlab("report", str(study), "--out", str(tmp_path / "out")).exit_code == 0
+    (comparison,) = json.loads((tmp_path / "out/report.json").read_text())["comparisons"]
+    finals = {Path(run["run"]).name: run["final"]["value"] for each in comparison["arms"] for run in each["runs"]}
+    others = {Path(run["run"]).name: run["final"]["value"] for each in whole["arms"] for run in each["runs"]}
+    assert {name: others[name] for name in finals if name != "none0"} == {
+        name: value for name, value in finals.items() if name != "none0"
+    }
 
 
 def test_comparisons_within_a_part_are_named_by_it_and_not_by_what_comes_with_it(
@@ -737,6 +740,67 @@ def test_each_value_of_a_setting_may_be_a_comparison_of_its_own(normlab: Command
     assert differences == pytest.approx({"lr=0.0002": -10, "lr=0.001": -20})
     assert (refused.exit_code, "optimizer" in refused.stderr) == (2, True)
     assert "Within: lr=0.001" in (tmp_path / "out/report.html").read_text()
+
+
+def test_runs_that_a_setting_was_chosen_by_are_no_part_of_its_result(normlab: Command, tmp_path: Path) -> None:
+    tuning = TuningConfig(keys=("optimizer.lr",), seeds=(1000, 1001))
+    for lr, best in ((1e-3, 20.0), (1e-4, 40.0)):
+        for seed in tuning.seeds:
+            settings = arm("none", seed, optimizer=OptimizerConfig(params={"lr": lr}), tuning=tuning)
+            fabricate(tmp_path / f"study_tuning/{lr}{seed}", settings, [99, best])
+    settings = arm("none", 0, optimizer=OptimizerConfig(params={"lr": 1e-3}), tuning=tuning)
+    fabricate(tmp_path / "study/fresh", settings, [99, 30.0])
+    both = json.loads(normlab("report", str(tmp_path), "--json").stdout)
+    grid = by_label(*compared(normlab, str(tmp_path / "study_tuning")))
+
+    ((only,),) = [each["arms"] for each in both["comparisons"]]
+    assert [run["final"]["value"] for run in only["runs"]] == [30.0]
+    assert len(both["left_out"]) == 4
+    assert {each["survived"] for each in grid.values()} == {2}
+
+
+def test_a_second_report_takes_the_place_of_the_first_and_of_nothing_else(
+    normlab: Command, study: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "paper"
+    assert normlab("report", str(study), "--out", str(out)).exit_code == 0
+    mine = (out / "figures/architecture.png", out / "tables/mine.tex")
+    for path in mine:
+        path.write_text("mine")
+    assert (out / "tables/differences.csv").exists()
+    assert normlab("report", str(study / "none0"), "--out", str(out)).exit_code == 0
+
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert not (out / "tables/differences.csv").exists()  # of one arm there is none
+    listed = json.loads((out / "files.json").read_text())["files"]
+    there = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert there == {*listed, "files.json", "figures/architecture.png", "tables/mine.tex"}
+
+
+def test_comparisons_whose_names_differ_in_signs_alone_have_folders_of_their_own(
+    normlab: Command, tmp_path: Path
+) -> None:
+    for scale in (-1.0, 1.0):
+        discriminator = Part(name="adaptive", params={"alpha": scale})
+        settings = replace(RunConfig(), normalization=NormalizationConfig(discriminator=discriminator))
+        fabricate(tmp_path / f"study/{scale}", settings, [99, 60])
+    words = ["--within", "normalization.discriminator.alpha", "--out", str(tmp_path / "out")]
+    assert normlab("report", str(tmp_path / "study"), *words).exit_code == 0
+
+    assert len([path for path in (tmp_path / "out/tables").iterdir() if path.is_dir()]) == 2
+
+
+def test_arms_may_be_told_apart_by_what_some_data_sets_alone_have(normlab: Command, tmp_path: Path) -> None:
+    for data, technique in (
+        ("mnist", Part(name="spectral", params={"power_iterations": 1})),
+        ("digits", Part(name="none")),
+    ):
+        normalization = NormalizationConfig(discriminator=technique)
+        settings = replace(RunConfig(), normalization=normalization, dataset=Part(name=data))
+        fabricate(tmp_path / data, settings, [99, 60])
+    words = ["--by", "normalization.discriminator.power_iterations"]
+
+    assert len(compared(normlab, str(tmp_path), *words)) == 2
 
 
 @pytest.mark.slow

@@ -77,6 +77,19 @@ def test_what_cannot_be_drawn_is_refused(normlab: Command, file: Path, words: li
     assert refused.stderr.startswith(says)
 
 
+def test_images_of_two_draws_are_never_mixed(normlab: Command, file: Path, tmp_path: Path) -> None:
+    folder, grid, text = tmp_path / "files", tmp_path / "GRID.PNG", tmp_path / "notes.txt"
+    text.write_text("mine")
+    assert normlab("sample", str(file), "--count", "3", "--out", str(folder)).exit_code == 0
+    again, over = (normlab("sample", str(file), "--count", "2", "--out", str(out)) for out in (folder, text))
+
+    assert (again.exit_code, over.exit_code, text.read_text()) == (2, 2, "mine")
+    assert f"error: --out: {folder} is a folder that is not empty" in again.stderr
+    assert len([*folder.iterdir()]) == 3
+    assert normlab("sample", str(file), "--out", str(grid)).exit_code == 0
+    assert grid.is_file()
+
+
 @pytest.mark.slow
 def test_labels_are_in_turn_or_one_for_all(normlab: Command, outputs: Path, tmp_path: Path) -> None:
     conditional = [
@@ -91,4 +104,7 @@ def test_labels_are_in_turn_or_one_for_all(normlab: Command, outputs: Path, tmp_
     assert np.load(out)["labels"].tolist() == [*range(10), 0, 1]
     assert normlab("sample", str(run.parent), "--count", "3", "--label", "7", "--out", str(out)).exit_code == 0
     assert np.load(out)["labels"].tolist() == [7, 7, 7]
+    words = ["--interpolate", "--count", "6", "--columns", "3"]
+    assert normlab("sample", str(run.parent), *words, "--out", str(out)).exit_code == 0
+    assert np.load(out)["labels"].tolist() == [0, 0, 0, 1, 1, 1]  # on the way from image to image a class stays
     assert "there are 0 to 9" in normlab("sample", str(run.parent), "--label", "10").stderr

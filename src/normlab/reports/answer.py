@@ -10,7 +10,7 @@ from normlab.reports.tables import Bounded, Probability, cell
 OPENINGS = (
     (NOT_SEPARABLE, "Not separable from it"),
     (TOO_FEW, f"Fewer than {LEAST_SEEDS} seeds"),
-    (TOO_FEW_RANKS, "Too few seeds for a test by ranks, which runs that did not survive make necessary"),
+    (TOO_FEW_RANKS, "Too few seeds for a test by ranks"),
     (UNTOLD, "Nothing can be told of"),
 )
 
@@ -35,7 +35,7 @@ def answer(comparison: Comparison) -> list[str]:
         sentences.append(f"{than}: {', '.join(f'{_named(each)} {_number(each.quality)}' for each in worse)}.")
     if not sentences:
         sentences.append(_undecided(comparison, others, {*said.values()}))
-    else:
+    if len({*said.values()}) > 1:
         for word, opening in OPENINGS:
             if alike := [each for each in others if said[each.arm.label] == word]:
                 sentences.append(f"{opening}: {_listed(alike)}.")
@@ -54,7 +54,7 @@ def _better(better: Sequence[Result], baseline: Result, metric: str) -> str:
 
 def _undecided(comparison: Comparison, others: Sequence[Result], said: set[str]) -> str:
     baseline, metric = comparison.results[0], comparison.terms.metric
-    entered = [each for each in others if min(each.seeds, baseline.seeds) >= LEAST_SEEDS]
+    entered = [each for each in others if min(len(each.values), len(baseline.values)) >= LEAST_SEEDS]
     known = [each for each in comparison.results if each.quality is not None]
     if not known:
         return "No run of any arm survived to a final value."
@@ -68,9 +68,11 @@ def _undecided(comparison: Comparison, others: Sequence[Result], said: set[str])
     )
     seen = f" The smallest difference that four of five such studies would show is {reach}." if reach else ""
     if TOO_FEW_RANKS in said:
+        lost = any(each.contrast and each.contrast.lost for each in others)
         return (
-            f"Runs did not survive, and there are too few seeds for a test by ranks of {len(others)} arms, so no "
-            f"difference to the baseline {_named(baseline)} is called one. {leading}"
+            f"{'Some seeds did not survive' if lost else 'The seeds of some arms do not differ'}, and there are too "
+            f"few for a test by ranks of so many arms: no difference to the baseline {_named(baseline)} is called one. "
+            f"{leading}"
         )
     return f"No arm is separable from the baseline {_named(baseline)} in {metric}. {leading}{seen}"
 
@@ -82,15 +84,22 @@ def _losses(results: Sequence[Result]) -> list[str]:
 
 
 def _same_setting(comparison: Comparison) -> list[str]:
-    runs = [run for result in comparison.results for run in result.arm.runs if run.settings is not None]
+    results = comparison.results
+    runs = [run for result in results for run in result.arm.runs if run.settings is not None]
     tuned = {run.settings.tuning for run in runs if run.settings is not None}
-    if len(comparison.results) < 2 or any(result.arm.pooled for result in comparison.results):
+    if len(results) < 2 or any(result.arm.pooled for result in results):
         return []
     if len(tuned) == 1 and (tuning := tuned.pop()).keys:
         seeds = ", ".join(map(str, tuning.seeds))
         if {run.settings.seed for run in runs if run.settings is not None} <= {*tuning.seeds}:
             return [f"These are settings of {' and '.join(tuning.keys)} to choose from, on the seeds of the choice."]
-        return [f"Every arm had the same grid of {' and '.join(tuning.keys)}; what was best on seeds {seeds} is shown."]
+        shown = f"what was best on seeds {seeds} is shown"
+        others = [
+            {key: each for key, each in result.arm.settings.items() if key not in tuning.keys} for result in results
+        ]
+        if any(others.count(each) > 1 for each in others):
+            shown = "of some more than one setting is shown"
+        return [f"Every arm had the same grid of {' and '.join(tuning.keys)}; {shown}."]
     return ["Every arm was trained at the settings of the table below, and not tuned for itself."]
 
 

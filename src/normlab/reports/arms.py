@@ -50,11 +50,11 @@ class Kind(NamedTuple):
 def by_kind(runs: Sequence[Run], within: Sequence[str] = ()) -> dict[Kind, list[Run]]:
     """Return runs by kind; one without a protocol goes with the most that are like it otherwise.
 
-    within: keys in which runs of one kind have the same values, or parts of them, as `arms` takes them; by these they
-    are in order.
+    within: keys in which runs of one kind have the same values, or parts of them, as `keys_of` takes them; by these
+    they are in order.
     """
     told = [settings_of(run) for run in runs]
-    keys = _keys_of("--within", within, told)
+    keys = keys_of("--within", within, told)
     asked = [{key: own[key] for key in keys if key in own} for own in told]
     techniques = [key for key in TECHNIQUES if len({own.get(key) for own in asked}) > 1]
     names = _names([*techniques, *_told(list({json.dumps(own): own for own in asked}.values()))])
@@ -69,6 +69,18 @@ def by_kind(runs: Sequence[Run], within: Sequence[str] = ()) -> dict[Kind, list[
         if kind.protocol is None and others:
             groups[max(others, key=lambda key: len(groups[key]))] += groups.pop(kind)
     return groups
+
+
+def keys_of(option: str, parts: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of settings that are parts (`optimizer.lr`), or in one (`normalization`).
+
+    Raises ConfigurationError, in the name of an option, for a part that is none of any.
+    """
+    known = dict.fromkeys(key for own in settings for key in own)
+    for part in parts:
+        if not any(_is_of(key, part) for key in known):
+            raise ConfigurationError.of([unknown(option, part, [*known], "a setting")])
+    return [key for key in known if any(_is_of(key, part) for part in parts)]
 
 
 def same_settings(runs: Iterable[Run]) -> list[list[Run]]:
@@ -88,15 +100,13 @@ def same_settings(runs: Iterable[Run]) -> list[list[Run]]:
 def arms(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Arm]:
     """Return the arms that runs make, in the order of their first runs.
 
-    by: keys that tell arms apart, or parts of them (`normalization`, `optimizer.lr`); runs that differ in others alone
-    are then one arm. Raises ConfigurationError for one that no run has.
+    by: keys that tell arms apart; runs that differ in others alone are then one arm.
     """
     told = {run.path: settings_of(run) for run in runs}
-    keys = {*_keys_of("--by", by, [*told.values()])}
     groups: dict[str, list[Run]] = {}
     for run in runs:
         own = told[run.path]
-        chosen = {key: value for key, value in own.items() if not by or key in keys}
+        chosen = {key: value for key, value in own.items() if not by or key in by}
         groups.setdefault(json.dumps(chosen, sort_keys=True), []).append(run)
     made: list[tuple[dict[str, Any], list[Run], list[str]]] = []
     for group in groups.values():
@@ -220,15 +230,6 @@ def _last_words(key: str) -> str:
     *others, last = key.removesuffix(".name").split(".")
     network = next((word[0].upper() for word in others if word in ("generator", "discriminator")), None)
     return f"{network}.{last}" if network else last
-
-
-def _keys_of(option: str, parts: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys that the parts stand for; raises ConfigurationError for one that stands for none."""
-    known = dict.fromkeys(key for own in settings for key in own)
-    for part in parts:
-        if not any(_is_of(key, part) for key in known):
-            raise ConfigurationError.of([unknown(option, part, [*known], "a setting")])
-    return [key for key in known if any(_is_of(key, part) for part in parts)]
 
 
 def _is_of(key: str, part: str) -> bool:

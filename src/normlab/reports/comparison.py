@@ -1,6 +1,5 @@
 """Arms side by side: how good, how steady and how fast, in numbers over their seeds."""
 
-import json
 import math
 import statistics
 from collections import Counter
@@ -21,7 +20,7 @@ from normlab.reports.measured import Measured, Unmeasurable, is_finite, measured
 from normlab.reports.runs import Run
 from normlab.reports.series import Array, Layers, layers_of, scalars_of
 from normlab.reports.stability import last_half, log_interval, stability
-from normlab.reports.statistics import Contrast, Mean, adjusted, contrast, mean
+from normlab.reports.statistics import Contrast, Mean, adjusted, by_seed, contrast, is_testable, mean
 
 # Numbers of stability that depend on which function the loss is, and on how often it was logged.
 OF_THE_LOSS = ("loss/", "score_gap/", "gradient_norm/")
@@ -32,7 +31,7 @@ NON_FINITE = ("non_finite", "non_finite_features")  # flags of an evaluation
 class Ended:
     """What a run that has ended brings to a comparison; one that diverged, or that its collapse ended, points alone.
 
-    twin: its seed, and what its arm is pooled over: by it runs of two arms make a pair.  final: the metric at the last
+    final: the metric at the last
     evaluation.  best: that of the best checkpoint, scored again from other latents.  noise: deviation of one
     evaluation over sets of latents.  scores: every metric at the last evaluation.  images_per_second,
     step_milliseconds: of training alone.  scalars, layers: what is drawn of its rows.  last_step, log_interval: of its
@@ -41,7 +40,6 @@ class Ended:
 
     run: Run
     seed: int
-    twin: str
     points: list[Point]
     final: Measured
     best: float | None
@@ -85,16 +83,24 @@ class Terms:
     horizon: dict[str, float]
     stretch: tuple[float, float]
 
-    def times(self, runs: Iterable[Ended], unit: str) -> dict[str, float | None]:
-        """Return when runs reached the level, by what makes pairs: None for one that diverged, or did not within the
-        horizon.
+    def times(self, runs: Iterable[Ended], unit: str) -> dict[int, float | None]:
+        """Return when each seed reached the level, None where none of its runs did.
 
-        One that is done but has no values may have reached it or not, and is left out. One that a collapse ended was
-        there if it was before, as it would have been had it gone on.
+        Of several runs of a seed it is the mean, restricted to the horizon.
         """
-        return {run.twin: self.time(run, unit) for run in runs if run.has_values or not run.is_done}
+        gathered: dict[int, list[float | None]] = {}
+        for run in runs:
+            gathered.setdefault(run.seed, []).append(self.time(run, unit))
+        return {
+            seed: None if {*own} == {None} else convergence.restricted_mean(own, self.horizon[unit])
+            for seed, own in gathered.items()
+        }
 
     def time(self, run: Ended, unit: str) -> float | None:
+        """Return when a run reached the level, None if it diverged, or did not within the horizon.
+
+        One that a collapse ended was there if it was before, as it would have been had it gone on.
+        """
         if self.level is None or run.run.state == "diverged":
             return None
         point = convergence.reached(run.points, self.level, self.metric)
@@ -108,18 +114,16 @@ class Terms:
 class Result:
     """An arm in a comparison: means over its runs that are done, and times over all that have ended.
 
-    values: the final value of each run that was to have one, None where it did not survive, by what makes pairs.
-    seeds: how many different ones they have; where an arm is pooled, several runs have the same.
-    quality: the mean of those that survived.  contrast: with the baseline, None of itself; `p` is the one of it that
-    decides, corrected for the number of arms.  best, scores, speed, step_milliseconds: means of what runs have.  noise:
-    of evaluations, the root of the mean variance.  reached: how many of the `timed` runs reached the level.  times:
-    restricted means of theirs, by unit.
+    values: the final value of each seed that was to have one, None where it did not survive; of several runs of a seed
+    in a pooled arm the mean, if all of them did.  quality: the mean of those that survived.  contrast: with the
+    baseline, None of itself; `p` is the one of it that decides, corrected for the number of arms.  best, scores, speed,
+    step_milliseconds: means of what seeds have.  noise: of evaluations, the root of the mean variance.  reached: how
+    many of the `timed` runs reached the level.  times: restricted means of theirs, by unit.
     """
 
     arm: Arm
     ended: list[Ended]
-    values: dict[str, float | None]
-    seeds: int
+    values: dict[int, float | None]
     quality: Mean | None
     contrast: Contrast | None
     p: float | None
@@ -180,14 +184,14 @@ def compare(
     arms = grouping.arms(runs, by)
     first = grouping.baseline(arms, baseline or {})
     arms = [first, *(arm for arm in arms if arm is not first)]
-    ended = [[_read(run, arm, metric, protocol) for run in arm.runs if run.state in ENDINGS] for arm in arms]
+    ended = [[_read(run, metric, protocol) for run in arm.runs if run.state in ENDINGS] for arm in arms]
     terms = _terms(ended, metric, level)
     interval = next((run.log_interval for own in ended for run in own if run.is_done), None)
     results = [
-        _result(arm, [_beside(run, arm, first, interval) for run in own], first, ended[0], terms, len(arms) - 1)
+        _result(arm, [_beside(run, arm, first, interval) for run in own], terms)
         for arm, own in zip(arms, ended, strict=True)
     ]
-    results = _corrected(results)
+    results = _contrasted(results, terms)
     return Comparison(
         kind=kind,
         terms=terms,
@@ -211,7 +215,7 @@ def metrics(runs: Iterable[Run], protocol: str | None) -> list[str]:
     return [name for name in convergence.METRICS if any(row.get(name) is not None for row in rows)]
 
 
-def _read(run: Run, arm: Arm, metric: str, protocol: str | None) -> Ended:
+def _read(run: Run, metric: str, protocol: str | None) -> Ended:
     assert run.settings is not None
     run_dir = RunDir(run.path)
     rows, spectra = JsonLines(run_dir.metrics).rows(), JsonLines(run_dir.spectra).rows()
@@ -219,12 +223,11 @@ def _read(run: Run, arm: Arm, metric: str, protocol: str | None) -> Ended:
     return Ended(
         run=run,
         seed=run.settings.seed,
-        twin=_twin(run, arm),
         points=points,
         final=measured(partial(_final, run, points, metric)),
         best=_best(run_dir, metric, protocol) if run.state == "done" else None,
         noise=_noise(run, metric, protocol),
-        scores=convergence.last_scores(run.evaluations, protocol) if run.state == "done" else {},
+        scores=convergence.last_scores(run.evaluations, protocol) if _is_evaluated(run, points) else {},
         images_per_second=_median(row.get("images_per_second") for row in rows),
         step_milliseconds=_step_milliseconds(run, rows),
         scalars=scalars_of(rows),
@@ -236,13 +239,17 @@ def _read(run: Run, arm: Arm, metric: str, protocol: str | None) -> Ended:
     )
 
 
+def _is_evaluated(run: Run, points: Sequence[Point]) -> bool:
+    """Whether a run is done and was evaluated at its last step."""
+    last = 0 if run.status is None else run.status.step
+    return run.state == "done" and bool(points) and points[-1].at["step"] >= last
+
+
 def _final(run: Run, points: Sequence[Point], metric: str) -> float:
     if run.state != "done":
         raise Unmeasurable(run.state)
-    if not points:
-        raise Unmeasurable("not evaluated")
-    if run.status is not None and points[-1].at["step"] < run.status.step:
-        raise Unmeasurable("not evaluated at the last step")
+    if not _is_evaluated(run, points):
+        raise Unmeasurable("not evaluated at the last step" if points else "not evaluated")
     if (value := points[-1].value) is None:
         raise Unmeasurable(f"the last evaluation is flagged or has no {metric}, so there is no final value")
     return value
@@ -254,12 +261,6 @@ def _floor(runs: Iterable[Run], metric: str, protocol: str | None) -> float | No
         if isinstance(told, dict) and told.get("protocol") == protocol and is_finite(told.get(metric)):
             return told[metric]
     return None
-
-
-def _twin(run: Run, arm: Arm) -> str:
-    assert run.settings is not None
-    settings = grouping.settings_of(run) if arm.pooled else {}
-    return json.dumps([run.settings.seed, *(settings.get(key) for key in arm.pooled)])
 
 
 def _best(run_dir: RunDir, metric: str, protocol: str | None) -> float | None:
@@ -329,68 +330,87 @@ def _terms(ended: Sequence[Sequence[Ended]], metric: str, level: float | None) -
     )
 
 
-def _result(arm: Arm, own: list[Ended], first: Arm, baseline: Sequence[Ended], terms: Terms, contrasts: int) -> Result:
+def _result(arm: Arm, own: list[Ended], terms: Terms) -> Result:
+    """Return what is said of an arm by itself."""
     done = [run for run in own if run.is_done]
-    values, others_values = _values(arm, own), _values(first, baseline)
-    higher = terms.metric in convergence.HIGHER_IS_BETTER
+    values = _values(arm, own)
     noises = [run.noise for run in done if run.noise is not None]
     scores = dict.fromkeys(name for run in done for name in run.scores)
     keys = dict.fromkeys(key for run in done for key in run.stability)
     units = terms.horizon if terms.level is not None else {}
-    times, others = ({unit: terms.times(runs, unit) for unit in units} for runs in (own, baseline))
-    steps = times.get("step", {})
-    is_baseline = [run.run for run in own] == [run.run for run in baseline]
+    timed = _timed(own) if units else []
     return Result(
         arm=arm,
         ended=own,
         values=values,
-        seeds=len({json.loads(twin)[0] for twin in values}),
         quality=mean([value for value in values.values() if value is not None]),
-        contrast=None
-        if arm is first
-        else contrast(values, others_values, higher_is_better=higher, contrasts=contrasts),
+        contrast=None,
         p=None,
-        best=_mean_of(run.best for run in done),
+        best=_mean_of((run.seed, run.best) for run in done),
         noise=math.sqrt(statistics.fmean(noise**2 for noise in noises)) if noises else None,
-        scores={name: average for name in scores if (average := _mean_of(run.scores.get(name) for run in done))},
-        speed=_mean_of(run.images_per_second for run in done),
-        step_milliseconds=_mean_of(run.step_milliseconds for run in done),
+        scores={
+            name: average for name in scores if (average := _mean_of((run.seed, run.scores.get(name)) for run in done))
+        },
+        speed=_mean_of((run.seed, run.images_per_second) for run in done),
+        step_milliseconds=_mean_of((run.seed, run.step_milliseconds) for run in done),
         stability={key: _mean(run.stability[key] for run in done if key in run.stability) for key in keys},
         area=_mean(terms.area(run) for run in done),
-        timed=len(steps),
-        reached=sum(time is not None for time in steps.values()),
-        times={unit: convergence.restricted_mean([*times[unit].values()], units[unit]) for unit in units if steps},
-        speedup={
-            unit: convergence.speedup(times[unit], others[unit], units[unit]) for unit in units if not is_baseline
+        timed=len(timed),
+        reached=sum(terms.time(run, "step") is not None for run in timed),
+        times={
+            unit: convergence.restricted_mean([*terms.times(timed, unit).values()], units[unit])
+            for unit in units
+            if timed
         },
+        speedup={},
     )
 
 
-def _corrected(results: Sequence[Result]) -> list[Result]:
-    """Return results with their p corrected for the number of arms that are held against the baseline."""
-    ps = {number: each.contrast.p for number, each in enumerate(results) if each.contrast is not None}
-    known = {number: p for number, p in ps.items() if p is not None}
+def _timed(runs: Iterable[Ended]) -> list[Ended]:
+    """Return the runs that have a time: one that is done but has no values may have reached the level or not."""
+    return [run for run in runs if run.has_values or not run.is_done]
+
+
+def _contrasted(results: Sequence[Result], terms: Terms) -> list[Result]:
+    """Return results held against the first, their p corrected for how many of them can be tested."""
+    baseline, *others = results
+    higher = terms.metric in convergence.HIGHER_IS_BETTER
+    contrasts = max(1, sum(is_testable(each.values, baseline.values) for each in others))
+    found = [contrast(each.values, baseline.values, higher_is_better=higher, contrasts=contrasts) for each in others]
+    known = {number: each.p for number, each in enumerate(found) if each.p is not None}
     corrected = dict(zip(known, adjusted([*known.values()]), strict=True))
-    return [replace(each, p=corrected.get(number)) for number, each in enumerate(results)]
+    units = terms.horizon if terms.level is not None else {}
+    times = [{unit: terms.times(_timed(each.ended), unit) for unit in units} for each in results]
+    held = [
+        replace(
+            each,
+            contrast=own,
+            p=corrected.get(number),
+            speedup={unit: convergence.speedup(its[unit], times[0][unit], units[unit]) for unit in units},
+        )
+        for number, (each, own, its) in enumerate(zip(others, found, times[1:], strict=True))
+    ]
+    return [baseline, *held]
 
 
-def _values(arm: Arm, ended: Iterable[Ended]) -> dict[str, float | None]:
-    """Return final values by pairs, None of a run that did not survive or has failed, none of an unfinished one.
+def _values(arm: Arm, ended: Iterable[Ended]) -> dict[int, float | None]:
+    """Return final values by seed, None if a run of it did not survive or has failed; of an unfinished one, none.
 
     One that is done and whose generator gives infinities at the end has not survived, either.
     """
-    values = {
-        run.twin: run.final.value for run in ended if run.final.value is not None or not run.is_done or _is_broken(run)
-    }
-    return {**{_twin(run, arm): None for run in arm.runs if run.state == "failed"}, **values}
+    lost = [run.settings.seed for run in arm.runs if run.state == "failed" and run.settings is not None]
+    lost += [run.seed for run in ended if run.final.value is None and (not run.is_done or _is_broken(run))]
+    survived = by_seed((run.seed, run.final.value) for run in ended if run.final.value is not None)
+    return {**survived, **dict.fromkeys(lost)}
 
 
 def _is_broken(run: Ended) -> bool:
     return any(flag in NON_FINITE for flag in run.run.last_evaluation().get("flags") or ())
 
 
-def _mean_of(values: Iterable[float | None]) -> Mean | None:
-    return mean([value for value in values if value is not None])
+def _mean_of(values: Iterable[tuple[int, float | None]]) -> Mean | None:
+    """Return the mean over seeds of what runs have."""
+    return mean([*by_seed((seed, value) for seed, value in values if value is not None).values()])
 
 
 def _mean(numbers: Iterable[Measured]) -> float | None:

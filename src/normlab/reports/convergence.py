@@ -1,7 +1,6 @@
 """How fast a run gets good: the time it takes a metric to reach a level, and the area under the metric's curve."""
 
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,9 +42,8 @@ class Speedup(NamedTuple):
 
 
 def protocol_of(rows: Rows) -> str | None:
-    """Return the protocol of most rows of `evaluations.jsonl`, the earlier of equals; None if none tells one."""
-    protocols = Counter(row["protocol"] for row in rows if isinstance(row.get("protocol"), str))
-    return protocols.most_common(1)[0][0] if protocols else None
+    """Return the protocol of the last row of `evaluations.jsonl`, which a final value is of; None if none tells one."""
+    return next((row["protocol"] for row in reversed(rows) if isinstance(row.get("protocol"), str)), None)
 
 
 def curve(rows: Rows, metric: str, protocol: str | None) -> list[Point]:

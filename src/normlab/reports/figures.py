@@ -17,7 +17,7 @@ from normlab.reports.comparison import Comparison, Ended, Result, best_first
 from normlab.reports.convergence import Point
 from normlab.reports.measured import is_finite
 from normlab.reports.series import DRAWN, GAP, Array
-from normlab.reports.statistics import Mean, mean
+from normlab.reports.statistics import Mean, by_seed, mean
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.axes import Axes
@@ -102,7 +102,8 @@ def _looks(comparison: Comparison) -> dict[str, Look]:
 
 
 def _wrapped(label: str) -> str:
-    return textwrap.fill(label, LABEL, break_long_words=False, break_on_hyphens=False)
+    plain = label.replace("$", r"\$")  # which begins a formula
+    return textwrap.fill(plain, LABEL, break_long_words=False, break_on_hyphens=False)
 
 
 def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
@@ -126,7 +127,7 @@ def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
 
     caption = (
         f"{metric} over training, from the first evaluation after its start: means over seeds with bands of 95 % "
-        f"(from {SHOWN_FROM} seeds on); each seed is a thin line."
+        f"(from {SHOWN_FROM} seeds on); each run is a thin line."
     )
     yield "curves", caption, figure
 
@@ -138,17 +139,17 @@ def _after_the_start(run: Ended) -> list[Point]:
 
 def _curve(panel: "Axes", result: Result, unit: str, look: Look, alpha: float) -> None:
     """Draw the mean with its band, and every seed as a thin line of this opacity."""
-    at: dict[float, list[tuple[float, float]]] = {}
+    at: dict[float, list[tuple[int, float, float]]] = {}
     for run in result.ended:
         points = _after_the_start(run)
         known = [(point.at[unit], point.value, point.at["step"]) for point in points if point.value is not None]
         panel.plot([x for x, _, _ in known], [y for _, y, _ in known], color=look.colour, lw=0.5, alpha=alpha)
         for x, y, step in known:
-            at.setdefault(step, []).append((x, y))
+            at.setdefault(step, []).append((run.seed, x, y))
     full = sum(run.is_done and run.has_values for run in result.ended) or 1
     steps = [step for step in sorted(at) if len(at[step]) >= full]
-    xs = [float(np.mean([x for x, _ in at[step]])) for step in steps]
-    means = [each for step in steps if (each := mean([y for _, y in at[step]]))]
+    xs = [float(np.mean([x for _, x, _ in at[step]])) for step in steps]
+    means = [each for step in steps if (each := mean([*by_seed((seed, y) for seed, _, y in at[step]).values()]))]
     panel.plot(xs, [each.value for each in means], color=look.colour, ls=look.dashes, lw=1.8, label=look.label)
     panel.fill_between(xs, *_intervals(means), color=look.colour, alpha=0.12, lw=0)
 

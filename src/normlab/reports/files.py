@@ -1,7 +1,8 @@
 """A report as files: one page with all in it, and tables and figures for a paper."""
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from normlab.reports.page import page
 from normlab.reports.tables import Table
 
 FORMATS = {"csv": formats.as_csv, "md": formats.as_markdown, "tex": formats.as_latex}
+WRITTEN = "files.json"  # what a report has written, for the next one to remove
 
 
 def write(
@@ -30,31 +32,32 @@ def write(
     command: that makes the page.
     """
     pictures = {name: figures.pictures(comparison) for name, comparison in comparisons.items()}
-    _remove_an_earlier(folder)
-    for name, comparison in comparisons.items():
-        place = _slug(name) if len(comparisons) > 1 else ""
+    contents: dict[str, bytes] = {}
+    for (name, comparison), place in zip(comparisons.items(), _places(comparisons), strict=True):
         for table in sections.sections(comparison):
             for ending, form in FORMATS.items():
-                _write(folder / "tables" / place / f"{table.name}.{ending}", form(table).encode())
+                contents[f"tables/{place}{table.name}.{ending}"] = form(table).encode()
         for picture in pictures[name]:
-            _write(folder / "figures" / place / f"{picture.name}.svg", picture.svg)
-            _write(folder / "figures" / place / f"{picture.name}.png", picture.png)
-    for table in origin:
-        _write(folder / "tables" / f"{table.name}.csv", formats.as_csv(table).encode())
-    _write(folder / "report.json", f"{plain_json.dump(values)}\n".encode())
+            contents[f"figures/{place}{picture.name}.svg"] = picture.svg
+            contents[f"figures/{place}{picture.name}.png"] = picture.png
+    contents |= {f"tables/{table.name}.csv": formats.as_csv(table).encode() for table in origin}
+    contents["report.json"] = f"{plain_json.dump(values)}\n".encode()
     shown = [in_words(table) if table.name == SETTINGS else table for table in origin]
     html = page(comparisons, title=_title(comparisons.values()), command=command, origin=shown, pictures=pictures)
-    _write(folder / "report.html", html.encode())
+    contents["report.html"] = html.encode()
+
+    _remove_an_earlier(folder)
+    _write(folder / WRITTEN, f"{plain_json.dump({'files': [*contents]}, indent=2)}\n".encode())
+    for name, content in contents.items():
+        _write(folder / name, content)
     return folder / "report.html"
 
 
 def _remove_an_earlier(folder: Path) -> None:
-    """Remove the tables and figures of a report that is there: of other runs they may be others."""
-    if (folder / "report.json").exists():
-        for part, endings in (("tables", FORMATS), ("figures", ("svg", "png"))):
-            for ending in endings:
-                for path in (folder / part).rglob(f"*.{ending}"):
-                    path.unlink()
+    """Remove the report that is there, and nothing else: of other runs there may be other tables and figures."""
+    names = plain_json.read(folder / WRITTEN).get("files")
+    for name in names if isinstance(names, list) else ():
+        (folder / str(name)).unlink(missing_ok=True)
 
 
 def _title(comparisons: Iterable[Comparison]) -> str:
@@ -62,8 +65,16 @@ def _title(comparisons: Iterable[Comparison]) -> str:
     return f"Normalizations compared on {data}"
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+def _places(names: Collection[str]) -> list[str]:
+    """Return the folder of each of several names, `name/`, no two the same; one alone needs none."""
+    if len(names) < 2:
+        return [""] * len(names)
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "comparison"
+        possible = itertools.chain([f"{plain}/"], (f"{plain}-{number}/" for number in itertools.count(2)))
+        found.append(next(place for place in possible if place not in found))
+    return found
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -149,10 +149,9 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 
 def _facts(told: Mapping[str, Any]) -> dict[str, str]:
-    git = told.get("git") or {}
+    git, versions = _dict(told, "git"), _dict(told, "versions")
     commit = f"{str(git.get('commit'))[:12]}{', with changes' if git.get('dirty') else ''}" if git else None
     plain = {name: told.get(name) for name in ("device_name", "threads", "precision", "platform", "cuda")}
-    versions = told.get("versions") or {}
     return {name: str(value) for name, value in {**plain, **versions, "commit": commit}.items() if value is not None}
 
 

@@ -77,7 +77,8 @@ def read_run(path: Path) -> Run:
         state = "interrupted"
     elif status is not None and state != "broken" and status.is_ended_by_collapse:
         state = "collapsed"
-    return Run(path, settings, status, state, JsonLines(run_dir.evaluations).rows())
+    evaluations = [row for row in JsonLines(run_dir.evaluations).rows() if isinstance(row.get("flags") or [], list)]
+    return Run(path, settings, status, state, evaluations)
 
 
 def find_runs(folders: list[Path]) -> Iterator[Run]:

@@ -64,14 +64,11 @@ def _quality(comparison: Comparison) -> Table:
     lost = {name: states for name, states in LOST.items() if any(result.count(*states) for result in results)}
     floor = [] if comparison.floor is None else [{"arm": REAL, terms.metric: Bounded(comparison.floor)}]
     noise = [result.noise for result in results if result.noise is not None]
-    counted = "runs" if any(result.arm.pooled for result in results) else "seeds"
-    lines = [f"{counted.capitalize()}: how many survived, of how many."]
+    lines = ["Seeds: how many survived, of how many."]
     if not lost and all(result.survived == len(result.values) for result in results):
-        lines = [
-            f"{counted.capitalize()}: how many survived; none diverged, collapsed or failed, and none is unfinished."
-        ]
-    if counted == "runs":
-        lines += [f"Several runs have the same seed: intervals are over runs, a verdict takes {LEAST_SEEDS} seeds."]
+        lines = ["Seeds: how many survived; none diverged, collapsed or failed, and none is unfinished."]
+    if any(result.arm.pooled for result in results):
+        lines += ["A seed with several runs has their mean, and has survived if all of them have."]
     if any(result.best for result in results):
         known = (name for name in convergence.METRICS if any(name in result.scores for result in results))
         chosen_by = next(known, terms.metric)
@@ -91,7 +88,7 @@ def _quality(comparison: Comparison) -> Table:
                 "arm": result.arm.label,
                 terms.metric: _bounded(result.quality),
                 "sd": None if result.quality is None else result.quality.deviation,
-                counted: f"{result.survived} of {len(result.values)}",
+                "seeds": f"{result.survived} of {len(result.values)}",
                 **({"best": _bounded(result.best)} if any(each.best for each in results) else {}),
                 **({"noise": result.noise} if noise else {}),
                 **{f"but {state}": result.found(state) for state in told},
@@ -125,15 +122,17 @@ def _differences(comparison: Comparison) -> Table | None:
         for result in others
         if (contrast := result.contrast) is not None
     ]
+    tested = sum(result.p is not None for result in others)
     out_of_reach = any(row["verdict"] == TOO_FEW_RANKS for row in rows)
     return Table(
         name="differences",
         title=f"Difference to the baseline in {comparison.terms.metric}, with 95 % intervals",
         rows=rows,
         lines=[
-            "Difference: by Welch's test. Where runs did not survive, ranks decide, in which they come last.",
-            f"Corrected: by Holm's method for {_arms(len(rows))}. "
-            "Detectable: the smallest true difference that four of five such studies show, so corrected.",
+            "Difference: by Welch's test. Where seeds did not survive, ranks decide, in which they come last; "
+            "and where those of an arm do not differ.",
+            f"Corrected: by Holm's method for {_arms(tested)}. "
+            f"Detectable, from {LEAST_SEEDS} seeds on: the smallest difference that four of five such studies show.",
             *(
                 [f"{TOO_FEW_RANKS.capitalize()}: with so many arms no ranks of so few could tell."]
                 if out_of_reach
@@ -145,7 +144,7 @@ def _differences(comparison: Comparison) -> Table | None:
 
 def verdict(result: Result, baseline: Result) -> str:
     """Return what may be said of an arm beside the baseline: `better` or `worse` only from 5 seeds of both on."""
-    if min(result.seeds, baseline.seeds) < LEAST_SEEDS:
+    if min(len(result.values), len(baseline.values)) < LEAST_SEEDS:
         return TOO_FEW
     if result.p is None or result.contrast is None:
         return UNTOLD

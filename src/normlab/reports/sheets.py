@@ -1,13 +1,13 @@
 """Samples of arms side by side: the same latents in every cell, a row for each arm, a column for each step."""
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from normlab.outputs.grid_layout import COLUMNS, PADDING, SIDE
+from normlab.outputs.plots import spread
 from normlab.outputs.run_dir import RunDir
 from normlab.reports.comparison import Comparison, Ended
 
@@ -35,7 +35,7 @@ def sheet(comparison: Comparison) -> Sheet | None:
     chosen = {label: own[seed] for label, own in runs.items() if seed in own}
     whole = [run for run in chosen.values() if run.is_done] or [*chosen.values()]  # others may end before the first
     shared = sorted(set.intersection(*({*_steps(run)} for run in whole)))
-    steps = _spread(shared or sorted({step for run in chosen.values() for step in _steps(run)}))
+    steps = spread(shared or sorted({step for run in chosen.values() for step in _steps(run)}), MOST_STEPS)
     cells = [[_piece(RunDir(run.run.path).sample(step)) for step in steps] for run in chosen.values()]
     return Sheet(seed, steps, [*chosen], cells)
 
@@ -45,19 +45,12 @@ def _steps(run: Ended) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
-def _spread(steps: Sequence[int]) -> list[int]:
-    """Return at most `MOST_STEPS` of the steps, first and last among them, about as far apart."""
-    if len(steps) <= MOST_STEPS:
-        return [*steps]
-    return [steps[round(number * (len(steps) - 1) / (MOST_STEPS - 1))] for number in range(MOST_STEPS)]
-
-
 def _piece(path: Path) -> bytes | None:
     """Return the upper left part of a grid; all of a plot of points."""
     try:
         with Image.open(path) as image:
             image.load()
-    except OSError:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what damaged files give
         return None
     if image.size != (SIDE, SIDE):
         side = (image.width - PADDING) // COLUMNS

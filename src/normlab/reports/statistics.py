@@ -3,7 +3,7 @@
 import math
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -21,8 +21,8 @@ LEAST_SEEDS = 5  # of either arm, from which on a difference is called one
 POWER = 0.8  # of a study that is to show a difference: four of five do
 MOST_ARRANGEMENTS = 100_000  # of ranks that are looked at; of more so many are drawn
 
-# By what belongs together in pairs: a value, or None for a run that did not survive.
-Values = Mapping[str, float | None]
+# By seed, of which two arms make a pair: a value, or None where it did not survive.
+Values = Mapping[int, float | None]
 
 
 class Mean(NamedTuple):
@@ -48,16 +48,17 @@ class Contrast(NamedTuple):
     """An arm against the baseline, by the values of those that survived.
 
     welch: as two independent samples.  paired: as pairs, with `correlation` between them.  ranks: the p of a rank test
-    of all runs, in which those that did not survive share the worst rank; only where there are any, or where no value
-    of an arm differs.  least: the smallest p that so many ranks can have, corrected.  detectable: the smallest true
-    difference that four of five such studies show, corrected.  is_better: whether the arm is the better one by what
-    decides.  reason: why there is not all of it.
+    of all seeds, in which those that did not survive share the worst rank; only where there are any, or where no value
+    of an arm differs.  lost: whether any did not survive.  least: the smallest p that so many ranks have, corrected.
+    detectable: the smallest true difference that four of five such studies show, corrected; from 5 seeds on.
+    is_better: whether the arm is the better one by what decides.  reason: why there is not all of it.
     """
 
     welch: Difference | None = None
     paired: Difference | None = None
     correlation: float | None = None
     ranks: float | None = None
+    lost: bool = False
     least: float | None = None
     detectable: float | None = None
     is_better: bool | None = None
@@ -65,8 +66,16 @@ class Contrast(NamedTuple):
 
     @property
     def p(self) -> float | None:
-        """The p that decides: that of ranks where runs did not survive, whose values would flatter their arm."""
+        """The p that decides: that of ranks where seeds did not survive, since the others would flatter their arm."""
         return self.ranks if self.ranks is not None or self.welch is None else self.welch.p
+
+
+def by_seed(values: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """Return the mean of each seed's values: several runs of one seed are no independent samples."""
+    gathered: dict[int, list[float]] = {}
+    for seed, value in values:
+        gathered.setdefault(seed, []).append(value)
+    return {seed: statistics.fmean(own) for seed, own in gathered.items()}
 
 
 def mean(values: Sequence[float]) -> Mean | None:
@@ -89,16 +98,17 @@ def contrast(arm: Values, baseline: Values, *, higher_is_better: bool, contrasts
     contrasts: how many such are made, for all of which they are corrected together.
     """
     own, other = ([value for value in values.values() if value is not None] for values in (arm, baseline))
-    found, is_constant = Contrast(), len({*own}) == len({*other}) == 1
-    if min(len(arm), len(baseline)) > 1 and (len(own) + len(other) < len(arm) + len(baseline) or is_constant):
+    is_constant = len({*own}) == len({*other}) == 1
+    found = Contrast(lost=len(own) + len(other) < len(arm) + len(baseline))
+    if min(len(arm), len(baseline)) > 1 and (found.lost or is_constant):
         p, shift = ranked([*arm.values()], [*baseline.values()], higher_is_better)
         least = min(1.0, 2 * contrasts / math.comb(len(arm) + len(baseline), len(arm)))
-        found = Contrast(ranks=p, least=least, is_better=shift > 0)
+        found = found._replace(ranks=p, least=least, is_better=shift > 0)
     if min(len(own), len(other)) < 2:
         return found._replace(reason="an interval needs two seeds that survived of both arms")
     if is_constant:
         return found._replace(reason="the seeds of an arm do not differ: no interval, ranks decide")
-    independent = _welch(own, other)
+    independent, enough = _welch(own, other), min(len(own), len(other)) >= LEAST_SEEDS
     pairs = [
         (one, another) for key, one in arm.items() if one is not None and (another := baseline.get(key)) is not None
     ]
@@ -106,10 +116,17 @@ def contrast(arm: Values, baseline: Values, *, higher_is_better: bool, contrasts
         welch=independent,
         paired=_paired(pairs),
         correlation=_correlation(pairs),
-        detectable=_detectable(own, other, contrasts) if found.ranks is None else None,
+        detectable=_detectable(own, other, contrasts) if found.ranks is None and enough else None,
         is_better=(independent.value > 0) == higher_is_better if found.ranks is None else found.is_better,
         reason=None if len(pairs) > 1 else "not the baseline's seeds: no pairs",
     )
+
+
+def is_testable(arm: Values, baseline: Values) -> bool:
+    """Return whether the contrast of two arms has a p: two values of either, or two seeds if some did not survive."""
+    own, other = (sum(value is not None for value in values.values()) for values in (arm, baseline))
+    lost = own + other < len(arm) + len(baseline)
+    return min(own, other) > 1 or (lost and min(len(arm), len(baseline)) > 1)
 
 
 def ranked(one: Sequence[float | None], other: Sequence[float | None], higher_is_better: bool) -> tuple[float, float]:

@@ -7,7 +7,7 @@ seeds of its own, in a study of its own, whose runs are no part of the one that 
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from normlab import config
@@ -33,8 +33,17 @@ class Setting(NamedTuple):
     finals: list[float]
 
     @property
+    def survived(self) -> list[float]:
+        return [value for value in self.finals if math.isfinite(value)]
+
+    @property
     def mean(self) -> float:
-        return statistics.fmean(self.finals)
+        return statistics.fmean(self.survived) if self.survived else math.inf
+
+
+def best(points: Iterable[Setting]) -> Setting:
+    """Return the setting of which the fewest runs were lost, of equals the one with the lowest mean."""
+    return min(points, key=lambda point: (len(point.finals) - len(point.survived), point.mean))
 
 
 def run(words: list[str], config_dir: str | None) -> int:
@@ -47,26 +56,25 @@ def run(words: list[str], config_dir: str | None) -> int:
     if code := sweep.run(of_grid(words, name, seeds), config_dir):
         return code
     metric, grid = results(planning.plan(of_grid(words, name, seeds), config_dir).runs)
-    chosen = {arm: min(points, key=lambda point: point.mean) for arm, points in grid.items()}
-    labels = dict(zip(grid, arms.labels([json.loads(arm) for arm in grid]), strict=True))
-    values = {
-        key: sorted({point.values[key] for points in grid.values() for point in points}, key=_order)
-        for key in settings.tuning.keys
-    }
+    chosen = {arm: best(points) for arm, points in grid.items()}
+    told = {arm_of(run.settings): _untuned(run.settings) for run in plan.runs}
+    labels = dict(zip(grid, arms.labels([told[arm] for arm in grid]), strict=True))
+    values = values_of([point for points in grid.values() for point in points], settings.tuning.keys)
     rows = [
         {
             "arm": labels[arm],
             **chosen[arm].values,
             metric: _shown(metric, chosen[arm].mean),
+            **({"survived": f"{len(chosen[arm].survived)} of {len(seeds)}"} if _any_lost(chosen.values()) else {}),
             "at the edge of": edges(chosen[arm].values, values),
         }
         for arm in grid
     ]
     print(f"\nchosen on seeds {_listed(seeds)}, by the mean final {metric}:\n{tables.render(rows)}\n")
-    told = {"metric": metric, "seeds": list(seeds), "grid": values, "arms": rows}
+    record = {"metric": metric, "seeds": list(seeds), "grid": values, "arms": rows}
     folder = config.outputs_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
-    plain_json.write(folder / TUNING, told)
+    plain_json.write(folder / TUNING, record)
 
     def is_chosen(settings: RunConfig) -> bool:
         return point_of(settings) == chosen[arm_of(settings)].values
@@ -109,11 +117,20 @@ def results(runs: Sequence[Planned]) -> tuple[str, dict[str, list[Setting]]]:
     return metric, {arm: [*own.values()] for arm, own in points.items()}
 
 
+def values_of(points: Iterable[Setting], keys: Iterable[str]) -> dict[str, list[Any]]:
+    """Return the values that each tuned setting has in a grid, numbers in their order."""
+    every = [point.values for point in points]
+    return {key: sorted({json.dumps(own[key]): own[key] for own in every}.values(), key=_order) for key in keys}
+
+
 def arm_of(settings: RunConfig) -> str:
     """Return what an arm has in common: everything that determines the result but the seed and the tuned settings."""
+    return json.dumps(_untuned(settings), sort_keys=True)
+
+
+def _untuned(settings: RunConfig) -> dict[str, Any]:
     left_out = ("seed", *settings.tuning.keys)
-    known = config.identity(settings)
-    return json.dumps({key: value for key, value in known.items() if key not in left_out}, sort_keys=True)
+    return {key: value for key, value in config.identity(settings).items() if key not in left_out}
 
 
 def point_of(settings: RunConfig) -> dict[str, Any]:
@@ -144,6 +161,10 @@ def edges(point: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[s
         for key, values in grid.items()
         if len(values) > 2 and is_finite(values[0]) and point[key] in (values[0], values[-1])
     ]
+
+
+def _any_lost(points: Iterable[Setting]) -> bool:
+    return any(len(point.survived) < len(point.finals) for point in points)
 
 
 def _order(value: Any) -> tuple[bool, Any]:

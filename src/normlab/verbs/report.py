@@ -38,7 +38,7 @@ examples:
 
 
 class LeftOut(NamedTuple):
-    """A run that no number is from."""
+    """A run that brings no value, and why."""
 
     run: Run
     reason: str
@@ -151,9 +151,23 @@ def _sorted_out(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
     for first, *twins in arms.same_settings(sound):
         compared.append(first)
         left_out += [LeftOut(twin, f"the same settings and seed as {first.path}") for twin in twins]
-        if first.state not in ENDINGS:
+        if first.state == "failed":
+            left_out.append(LeftOut(first, "it has failed: its seed counts as one that did not survive"))
+        elif first.state not in ENDINGS:
             left_out.append(LeftOut(first, "it has not ended"))
-    return compared, broken + left_out
+    # Beside the runs at a choice, those that it was made by would be too good by luck.
+    chosen = {
+        run.settings.tuning for run in compared if run.state in ENDINGS and run.settings and not _is_to_choose(run)
+    }
+    to_choose = [run for run in compared if _is_to_choose(run) and run.settings and run.settings.tuning in chosen]
+    reason = "it is of the grid that the setting was chosen from: report that by itself"
+    left_out += [LeftOut(run, reason) for run in to_choose]
+    paths = {run.path for run in to_choose}
+    return [run for run in compared if run.path not in paths], broken + left_out
+
+
+def _is_to_choose(run: Run) -> bool:
+    return run.settings is not None and run.settings.seed in run.settings.tuning.seeds
 
 
 def _comparisons(
@@ -170,12 +184,13 @@ def _comparisons(
         raise ConfigurationError("--metric", f"no run has {metric}", f"there are {', '.join(known) or 'none'}")
     comparisons: list[Comparison] = []
     errors: list[ConfigurationError] = []
+    keys = arms.keys_of("--by", by, [arms.settings_of(run) for own in groups.values() for run in own])
     for kind, own in groups.items():
         try:
-            comparisons.append(compare(own, kind, metric=metric, level=level, baseline=baseline, by=by))
+            comparisons.append(compare(own, kind, metric=metric, level=level, baseline=baseline, by=keys))
         except ConfigurationError as error:
             errors.append(error)
-            other = compare(own, kind, metric=metric, level=level, by=by)
+            other = compare(own, kind, metric=metric, level=level, by=keys)
             comparisons.append(
                 replace(other, notes=[f"not the baseline asked for: {error.complaints[0].problem}", *other.notes])
             )

@@ -47,20 +47,16 @@ def run(arguments: list[str]) -> int:
     generator, step = load(source)
     if options.interpolate:  # whole rows, each of which arrives
         options.count = -(-options.count // options.columns) * options.columns
-    labels = _labels(generator, options.label, options.count)
+    labels = _labels(generator, options)
     drawn = _latents(generator, options)
     out = options.out or (source / "samples.png" if source.is_dir() else source.with_name("samples.png"))
+    ending = "" if out.is_dir() else out.suffix.lower()
+    _require_room(out, ending, options.count)
     images = _images(generator, drawn, labels)
-    if out.suffix == ".png":
-        if options.count > MOST_OF_GRID:
-            problem = f"a grid of {options.count:,} images is more than {MOST_OF_GRID:,}"
-            raise ConfigurationError("--count", problem, "give --out a name that ends in .npz, or a folder")
+    if ending == ".png":
         save_grid(torch.cat([*images]), out, options.columns)
-    elif out.suffix == ".npz":
+    elif ending == ".npz":
         _save_array(torch.cat([_as_kept(batch) for batch in images]), labels, out)
-    elif out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
-        remedy = "end it in .png for a grid, in .npz for an array, or name a folder for a file of each"
-        raise ConfigurationError("--out", f"{out} ends in {out.suffix}", remedy)
     else:
         _save_files(images, out)
     print(plain_json.dump({"path": str(out), "count": options.count, "step": step}) if options.json else out)
@@ -90,7 +86,7 @@ def _parser() -> Arguments:
     parser.add_argument("--truncation", type=positive, default=None, metavar="T", help=help)
     help = "let each row go from one latent to another along a great circle"
     parser.add_argument("--interpolate", action="store_true", help=help)
-    help = "of a generator that takes labels: this one for all (default: in turn)"
+    help = "of a generator that takes labels: this one for all (default: in turn, with --interpolate by rows)"
     parser.add_argument("--label", type=int, default=None, help=help)
     help = "a grid FILE.png, an array FILE.npz (`images` uint8 [n, h, w, c]), or a folder for a PNG each; default: "
     parser.add_argument("--out", type=Path, default=None, help=f"{help}samples.png beside the source")
@@ -98,6 +94,19 @@ def _parser() -> Arguments:
     parser.add_argument("--plugins", type=modules, default=(), metavar="MODULES", help=help)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
+
+
+def _require_room(out: Path, ending: str, count: int) -> None:
+    """Raise ConfigurationError if images cannot be kept where they are to be."""
+    if ending == ".png" and count > MOST_OF_GRID:
+        problem = f"a grid of {count:,} images is more than {MOST_OF_GRID:,}"
+        raise ConfigurationError("--count", problem, "give --out a name that ends in .npz, or a folder")
+    if ending in OTHER_FORMATS:
+        remedy = "end it in .png for a grid, in .npz for an array, or name a folder for a file of each"
+        raise ConfigurationError("--out", f"{out} ends in {out.suffix}", remedy)
+    if ending not in (".png", ".npz") and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        problem = f"{out} is {'a folder that is not empty' if out.is_dir() else 'a file'}"
+        raise ConfigurationError("--out", problem, "name a folder that is empty or not there yet")
 
 
 def _latents(generator: Generator, options: argparse.Namespace) -> Tensor:
@@ -111,9 +120,12 @@ def _latents(generator: Generator, options: argparse.Namespace) -> Tensor:
     return latents.between(ends[:rows], ends[rows:], options.columns).flatten(0, 1)
 
 
-def _labels(generator: Generator, label: int | None, count: int) -> Tensor | None:
-    """Return the labels of the images, int64 [count], None where the generator takes none."""
-    classes = generator.classes
+def _labels(generator: Generator, options: argparse.Namespace) -> Tensor | None:
+    """Return the labels of the images, int64 [count], None where the generator takes none.
+
+    They go in turn from image to image, but with --interpolate from row to row: what changes in a row is the latent.
+    """
+    classes, label, count = generator.classes, options.label, options.count
     if classes is None:
         if label is not None:
             raise ConfigurationError(
@@ -121,7 +133,7 @@ def _labels(generator: Generator, label: int | None, count: int) -> Tensor | Non
             )
         return None
     if label is None:
-        return torch.arange(count) % classes
+        return torch.arange(count) // (options.columns if options.interpolate else 1) % classes
     if not 0 <= label < classes:
         raise ConfigurationError("--label", f"got {label}", f"there are 0 to {classes - 1}")
     return torch.full((count,), label)
