@@ -31,6 +31,7 @@ def page(
     from jinja2 import Environment, StrictUndefined  # whose import only a page needs
 
     environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters["breakable"] = _breakable
     template = environment.from_string(resources.files("normlab.reports").joinpath("page.html").read_text())
     parts = [_part(number, *named, pictures[named[0]]) for number, named in enumerate(comparisons.items())]
     tables = [_table(table, "origin") for table in origin]
@@ -96,6 +97,13 @@ def _table(table: Table, prefix: str, comparison: Comparison | None = None) -> d
             for row in table.rows
         ],
     }
+
+
+def _breakable(text: str) -> Any:
+    """Return a text as HTML in which a name too long for its column goes on in the next line behind a `_`."""
+    from markupsafe import Markup, escape
+
+    return Markup(escape(text).replace("_", Markup("_<wbr>")))
 
 
 def _cell(value: Any, numeric: bool) -> dict[str, Any]:
