@@ -11,3 +11,4 @@ done
 sweep lr_stress experiment=miyato_cnn_c optimizer.lr=8e-3 "${common[@]}"
 noise lr_stress
 publish lr_stress --within optimizer train.discriminator_steps
+again lr_stress over_rates --baseline normalization.discriminator=none optimizer.lr=2e-4
