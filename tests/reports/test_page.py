@@ -1,12 +1,15 @@
 """The page of a report in a real browser: nothing is asked of a network, nothing fails, and it can be read."""
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ..conftest import Command
 from ..verbs.test_report import arm, fabricate
@@ -94,3 +97,19 @@ def test_on_paper_nothing_is_cut_off(browser: Any, report: Path) -> None:
         assert browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.parametrize("report", ["made up"], indirect=True)
+def test_figures_are_dark_on_a_dark_page_and_light_on_paper(browser: Any, report: Path) -> None:
+    def paper(scheme: str, media: str = "screen") -> int:
+        """Return the grey level of the corner of the first figure."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+        image = browser.find_element("css selector", "figure img").screenshot_as_png
+        return int(np.asarray(Image.open(io.BytesIO(image)).convert("L"))[3, 3])
+
+    try:
+        browser.get(report.as_uri())
+        assert (paper("light"), paper("dark"), paper("light", "print")) == (254, pytest.approx(17, abs=2), 254)
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})

@@ -37,6 +37,7 @@ SHOWN_FROM = 3  # seeds from which on an interval is drawn: that of two is thirt
 BESIDE = 0.007  # of the axis, by which lines that share their places stand beside each other
 LABEL = 28  # characters of a line of a label
 LINE = 0.17  # height of one, in inches
+NAMES = ("--text", "--line", "--paper")
 LIGHT, DARK = ("#1b1f24", "#d0d7de", "#fefefe"), ("#e6edf3", "#3d444d", "#0d1117")  # of text, lines and paper
 
 
@@ -54,12 +55,17 @@ class Picture:
         """What it is called in a list of contents."""
         return self.name.replace("_", " ")
 
-    def dark(self) -> bytes:
-        """Return the SVG for a dark page: it names its colours, and those of text, lines and paper change."""
+    def for_a_page(self) -> bytes:
+        """Return the SVG with the colours of text, lines and paper as variables, which are others on a dark page."""
         text = self.svg.decode()
-        for light, dark in zip(LIGHT, DARK, strict=True):
-            text = text.replace(light, dark)
-        return text.encode()
+        for name, colour in zip(NAMES, LIGHT, strict=True):
+            text = text.replace(colour, f"var({name})")
+        dark = f"@media screen and (prefers-color-scheme:dark){{{_variables(DARK)}}}"
+        return text.replace("<defs>", f"<style>{_variables(LIGHT)}{dark}</style><defs>", 1).encode()
+
+
+def _variables(colours: Sequence[str]) -> str:
+    return f":root{{{';'.join(map(':'.join, zip(NAMES, colours, strict=True)))}}}"
 
 
 @dataclass(frozen=True)

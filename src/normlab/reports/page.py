@@ -123,8 +123,7 @@ def _picture(picture: Picture, prefix: str) -> dict[str, Any]:
         "word": picture.word,
         "wide": picture.name not in FIRST_PICTURES,
         "caption": picture.caption,
-        "light": _data("image/svg+xml", picture.svg),
-        "dark": _data("image/svg+xml", picture.dark()),
+        "source": _data("image/svg+xml", picture.for_a_page()),
     }
 
 
