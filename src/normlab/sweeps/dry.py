@@ -8,9 +8,9 @@ from normlab.errors import DONE, Complaint, ResourceError
 from normlab.outputs.atomic import free_disk
 from normlab.outputs.run_dir import RunDir
 from normlab.outputs.sinks import duration
-from normlab.reports import forecast, tables
+from normlab.reports import tables
 from normlab.reports.runs import Run, find_runs, read_run
-from normlab.sweeps import planning, throughput
+from normlab.sweeps import forecast, planning, throughput
 from normlab.sweeps.planning import Plan, Planned
 from normlab.training.pace import pace_of
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from normlab.config import NormalizationConfig, Part, RunConfig
-from normlab.reports import forecast
 from normlab.reports.runs import Run
+from normlab.sweeps import forecast
 
 SETTINGS = RunConfig()
 
