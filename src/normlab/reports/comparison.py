@@ -203,9 +203,9 @@ def compare(
 
 def best_first(results: Iterable[Result], metric: str) -> list[Result]:
     """Return results by their quality, those without any last."""
-    sign = -1 if metric in convergence.HIGHER_IS_BETTER else 1
+    sign = convergence.direction(metric)
     return sorted(
-        results, key=lambda each: (each.quality is None, sign * (each.quality.value if each.quality else 0.0))
+        results, key=lambda each: (each.quality is None, -sign * (each.quality.value if each.quality else 0.0))
     )
 
 
@@ -374,7 +374,7 @@ def _timed(runs: Iterable[Ended]) -> list[Ended]:
 def _contrasted(results: Sequence[Result], terms: Terms) -> list[Result]:
     """Return results held against the first, their p corrected for how many of them can be tested."""
     baseline, *others = results
-    higher = terms.metric in convergence.HIGHER_IS_BETTER
+    higher = convergence.direction(terms.metric) > 0
     contrasts = max(1, sum(is_testable(each.values, baseline.values) for each in others))
     found = [contrast(each.values, baseline.values, higher_is_better=higher, contrasts=contrasts) for each in others]
     known = {number: each.p for number, each in enumerate(found) if each.p is not None}

@@ -41,6 +41,11 @@ class Speedup(NamedTuple):
     reason: str | None = None
 
 
+def direction(metric: str) -> int:
+    """Return 1 for a metric that is better high, -1 for one that is better low."""
+    return 1 if metric in HIGHER_IS_BETTER else -1
+
+
 def protocol_of(rows: Rows) -> str | None:
     """Return the protocol of the last row of `evaluations.jsonl`, which a final value is of; None if none tells one."""
     return next((row["protocol"] for row in reversed(rows) if isinstance(row.get("protocol"), str)), None)
@@ -65,7 +70,7 @@ def last_scores(rows: Rows, protocol: str | None) -> dict[str, float]:
 
 def reached(points: Sequence[Point], level: float, metric: str) -> Point | None:
     """Return the first evaluation whose value is at the level or better."""
-    sign = 1 if metric in HIGHER_IS_BETTER else -1
+    sign = direction(metric)
     return next((point for point in points if point.value is not None and sign * (point.value - level) >= 0), None)
 
 

@@ -196,7 +196,7 @@ def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
     values = [value for result in results for value in result.values.values()]
     _maybe_logarithmic(panel, values, axis="x")
 
-    better = "right" if comparison.terms.metric in convergence.HIGHER_IS_BETTER else "left"
+    better = "right" if convergence.direction(comparison.terms.metric) > 0 else "left"
     caption = (
         f"Final {comparison.terms.metric}: a point for each seed, the mean and its 95 % interval (from {SHOWN_FROM} "
         f"seeds on); better to the {better}. The dashed line is the baseline's mean."

@@ -59,7 +59,7 @@ def sections(comparison: Comparison) -> list[Table]:
 
 def _quality(comparison: Comparison) -> Table:
     terms, results = comparison.terms, comparison.results
-    better = "higher" if terms.metric in convergence.HIGHER_IS_BETTER else "lower"
+    better = "higher" if convergence.direction(terms.metric) > 0 else "lower"
     told = [state for state in FOUND if any(result.found(state) for result in results)]
     lost = {name: states for name, states in LOST.items() if any(result.count(*states) for result in results)}
     floor = [] if comparison.floor is None else [{"arm": REAL, terms.metric: Bounded(comparison.floor)}]
@@ -192,7 +192,7 @@ def _convergence(comparison: Comparison) -> Table | None:
     terms = comparison.terms
     if terms.level is None or not terms.horizon:
         return None
-    better = "more" if terms.metric in convergence.HIGHER_IS_BETTER else "less"
+    better = "more" if convergence.direction(terms.metric) > 0 else "less"
     origin = "as stated" if terms.level_is_given else "the baseline's median final value"
     limits = ", ".join(f"{value:,.0f} {UNITS[unit]}" for unit, value in terms.horizon.items())
     lines = [f"A seed that does not get there counts with {limits}."]

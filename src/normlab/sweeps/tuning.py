@@ -107,7 +107,7 @@ def results(runs: Sequence[Planned]) -> tuple[str, dict[str, list[Setting]]]:
     if metric is None:
         remedy = "let evaluation and every.evaluate have scores"
         raise ConfigurationError("tuning", "no run has a score to choose by", remedy)
-    sign = -1 if metric in convergence.HIGHER_IS_BETTER else 1
+    sign = -convergence.direction(metric)
     points: dict[str, dict[str, Setting]] = {}
     for run, score in zip(runs, scores, strict=True):
         values = point_of(run.settings)
@@ -172,7 +172,7 @@ def _order(value: Any) -> tuple[bool, Any]:
 
 
 def _shown(metric: str, mean: float) -> float | None:
-    sign = -1 if metric in convergence.HIGHER_IS_BETTER else 1
+    sign = -convergence.direction(metric)
     return sign * mean if math.isfinite(mean) else None
 
 
