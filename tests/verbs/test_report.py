@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -506,6 +507,13 @@ def test_runs_may_be_told_apart_by_some_settings_and_averaged_over_others(normla
     assert (quality["mean"], quality["n"]) == (pytest.approx(37 / 3), 3)
     assert difference["welch"]["p"] == pytest.approx(welch.pvalue)
     assert difference["correlation"] == pytest.approx(np.corrcoef(seeds["spectral"], seeds["none"])[0, 1])
+    (balanced,) = compared(normlab, str(tmp_path), "--by", "normalization")
+    shutil.rmtree(tmp_path / "spectral0.00040")
+    shutil.rmtree(tmp_path / "spectral0.00041")
+    shutil.rmtree(tmp_path / "spectral0.00042")
+    (lopsided,) = compared(normlab, str(tmp_path), "--by", "normalization")
+    told = "arms are averages over different values of optimizer.lr: a difference may be one of those"
+    assert [told in each["notes"] for each in (balanced, lopsided)] == [False, True]
     refused = normlab("report", str(tmp_path), "--by", "optimizer.rate")
     assert (refused.exit_code, "optimizer.lr" in refused.stderr) == (2, True)
 

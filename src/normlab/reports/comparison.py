@@ -428,6 +428,7 @@ def _notes(results: Sequence[Result], protocol: str | None, terms: Terms) -> Ite
     elif at_once := sum(terms.time(run, "step") == 0 for run in done if run.has_values):
         yield f"the level is no better than where {at_once} of {len(done)} runs began: a time of 0 says nothing"
     yield from _unequal(done, terms)
+    yield from _unlike(results)
     if changed := sum(RunDir(run.run.path).changes.exists() for run in done):
         yield f"{changed} of {len(done)} runs had a setting changed on their way: see their changes.jsonl"
     yield from _left_out(done, protocol)
@@ -472,6 +473,17 @@ def _unequal(done: Sequence[Ended], terms: Terms) -> Iterator[str]:
         yield f"evaluated every {most:g} to {least:g} steps: less often by itself makes times later"
     if terms.horizon and "seconds" not in terms.horizon:
         yield "runs of different machines: seconds are left out"
+
+
+def _unlike(results: Sequence[Result]) -> Iterator[str]:
+    """Yield whether pooled arms are averages over different settings, and so do not compare."""
+    keys = list(dict.fromkeys(key for result in results for key in result.arm.pooled))
+    averaged = [
+        {repr([own.get(key) for key in keys]) for own in map(grouping.settings_of, result.arm.runs)}
+        for result in results
+    ]
+    if any(each != averaged[0] for each in averaged):
+        yield f"arms are averages over different values of {', '.join(keys)}: a difference may be one of those"
 
 
 def evaluation_interval(run: Ended) -> float | None:
