@@ -121,9 +121,9 @@ def captured(step: Step) -> Step:
     return twin
 
 
-def close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+def close(ours: dict[str, Tensor], theirs: dict[str, Tensor], rtol: float = 1e-3) -> None:
     for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, check_device=False, msg=f"of {name}")
+        torch.testing.assert_close(ours[name], value, rtol=rtol, atol=1e-5, check_device=False, msg=f"of {name}")
 
 
 def compare(anew: Step, replayed: Step, steps: int = STEPS) -> None:
@@ -243,10 +243,10 @@ def compiled(step: Step, backend: str = "aot_eager") -> Step:
     return twin
 
 
-def require_alike(step: Step, twin: Step, steps: int = 3) -> None:
+def require_alike(step: Step, twin: Step, steps: int = 3, rtol: float = 1e-3) -> None:
     for _ in range(steps):
-        close(twin.take(), step.take())
-    close(tensors(twin.state), tensors(step.state))
+        close(twin.take(), step.take(), rtol)
+    close(tensors(twin.state), tensors(step.state), rtol)
     assert twin.compiler is not None
     assert not twin.compiler.impossible
 
@@ -261,9 +261,12 @@ def test_a_compiled_step_is_a_step_under_every_technique(build_step: BuildStep, 
 
 @pytest.mark.slow
 def test_a_compiled_step_is_a_step_in_bf16(build_step: BuildStep) -> None:
-    """Without batch statistics: a compiler keeps in float32 what lies between the operations of a norm."""
+    """Without batch statistics: a compiler keeps in float32 what lies between the operations of a norm.
+
+    A bf16 has 8 bits, 0.4 % to the next one; a CPU with units for it rounds elsewhere in a compiled step.
+    """
     step = build_step("normalization=both/spectral", "optimizer=sgd", "precision=bf16")
-    require_alike(step, compiled(step), steps=2)
+    require_alike(step, compiled(step), steps=2, rtol=8e-3)
 
 
 @pytest.mark.slow
