@@ -12,7 +12,7 @@ help: ## list the targets
 demo: $(READY) ## compare three normalizations on the embedded digits (a few minutes of 2 cores)
 	$(BIN)/normlab train -m normalization=none,batch,spectral name=demo train.until='20 epochs'
 
-test: $(READY) ## run every test (9 to 15 minutes of 2 cores)
+test: $(READY) ## run every test (10 to 20 minutes of 2 cores)
 	$(BIN)/pytest -n 3 --dist worksteal -m ''
 
 faults: $(READY) ## kill, damage and mislead it some 2,300 times; goes on where it stopped

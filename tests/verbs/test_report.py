@@ -18,7 +18,15 @@ import pytest
 from scipy import stats
 
 from normlab import config
-from normlab.config import EvaluationConfig, NormalizationConfig, OptimizerConfig, Part, RunConfig, TuningConfig
+from normlab.config import (
+    EvaluationConfig,
+    NormalizationConfig,
+    OptimizerConfig,
+    Part,
+    RunConfig,
+    TrainConfig,
+    TuningConfig,
+)
 from normlab.outputs.run_dir import RunDir, Status
 from normlab.outputs.sinks import JsonLines
 from normlab.reports import arms
@@ -783,6 +791,60 @@ def test_a_second_report_takes_the_place_of_the_first_and_of_nothing_else(
     listed = json.loads((out / "files.json").read_text())["files"]
     there = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert there == {*listed, "files.json", "figures/architecture.png", "tables/mine.tex"}
+
+
+def test_what_was_tuned_is_told_with_the_numbers_wherever_they_go(normlab: Command, tmp_path: Path) -> None:
+    tuning = TuningConfig(keys=("optimizer.lr",), seeds=(1000,))
+    fabricate(tmp_path / "study/none", arm("none"), [99, 30.0])
+    fabricate(tmp_path / "study/batch", arm("batch"), [99, 20.0])
+    fabricate(tmp_path / "tuned/spectral", arm("spectral", tuning=tuning), [99, 20.0])
+
+    for folders, told in (
+        (["study"], "Every arm was trained at one setting, and not tuned for itself."),
+        (["study", "tuned"], "Tuned: G:batch D:spectral; the others were not"),
+    ):
+        words = [str(tmp_path / folder) for folder in folders]
+        shown = normlab("report", *words, "--out", str(tmp_path / "out"))
+        tables = tmp_path / "out/tables"
+        texts = [shown.stdout, *((tables / f"{name}.md").read_text() for name in ("quality", "differences"))]
+        texts += [(tmp_path / "out/report.html").read_text(), (tables / "quality.tex").read_text()]
+        assert all(told in text for text in texts)
+
+
+def test_arms_stand_in_the_order_of_their_numbers(normlab: Command, tmp_path: Path) -> None:
+    for size in (16, 256, 64):
+        fabricate(tmp_path / str(size), arm("none", train=TrainConfig(batch_size=size)), [99, 60])
+    (comparison,) = compared(normlab, str(tmp_path), "--baseline", "D=none", "batch_size=16")
+
+    assert [each["arm"].split("=")[-1] for each in comparison["arms"]] == ["16", "64", "256"]
+
+
+def test_a_done_run_without_a_final_value_is_listed(normlab: Command, study: Path) -> None:
+    (study / "none0/evaluations.jsonl").unlink()
+    told = json.loads(normlab("report", str(study), "--json").stdout)["left_out"]
+
+    assert [(Path(each["run"]).name, each["reason"]) for each in told] == [
+        ("none0", "it has no final value: not evaluated")
+    ]
+
+
+def test_a_folder_that_cannot_be_made_is_no_bug(normlab: Command, study: Path) -> None:
+    refused = normlab("report", str(study), "--out", "/proc/normlab")
+
+    assert "cannot be written" in refused.stderr
+    assert "bug" not in refused.stderr
+
+
+def test_figures_say_how_many_arms_they_leave_out_and_where_intervals_are_cut(normlab: Command, tmp_path: Path) -> None:
+    for number in range(14):
+        for seed, final in enumerate((10.0, 60.0, 20.0)):
+            others = {"optimizer": OptimizerConfig(params={"lr": 1e-3, "eps": number})}
+            fabricate(tmp_path / f"study/{number}-{seed}", arm("none", seed, **others), [99.0, final])
+    normlab("report", str(tmp_path / "study"), "--out", str(tmp_path / "out"))
+    page = (tmp_path / "out/report.html").read_text()
+
+    assert "The baseline and the 11 best of 13 other arms." in page
+    assert "Intervals are cut at 0, below which no value can be." in page
 
 
 def test_comparisons_whose_names_differ_in_signs_alone_have_folders_of_their_own(

@@ -7,6 +7,7 @@ from normlab.reports.sections import NOT_SEPARABLE, TOO_FEW, TOO_FEW_RANKS, UNTO
 from normlab.reports.statistics import LEAST_SEEDS, Mean
 from normlab.reports.tables import Bounded, Probability, cell
 
+MOST_NAMED = 12  # arms in a sentence
 OPENINGS = (
     (NOT_SEPARABLE, "Not separable from it"),
     (TOO_FEW, f"Fewer than {LEAST_SEEDS} seeds"),
@@ -39,7 +40,7 @@ def answer(comparison: Comparison) -> list[str]:
         for word, opening in OPENINGS:
             if alike := [each for each in others if said[each.arm.label] == word]:
                 sentences.append(f"{opening}: {_listed(alike)}.")
-    return [*sentences, *_losses(comparison.results), *_same_setting(comparison)]
+    return [*sentences, *_losses(comparison.results)]
 
 
 def _better(better: Sequence[Result], baseline: Result, metric: str) -> str:
@@ -59,7 +60,8 @@ def _undecided(comparison: Comparison, others: Sequence[Result], said: set[str])
     if not known:
         return "No run of any arm survived to a final value."
     best = best_first(known, metric)[0]
-    leading = f"The best mean {metric} is {_number(best.quality)}, of {_named(best)}."
+    whose = "the baseline itself" if best is baseline else _named(best)
+    leading = f"The best mean {metric} is {_number(best.quality)}, of {whose}."
     if not entered:
         return f"There are fewer than {LEAST_SEEDS} seeds, so no difference to the baseline is called one. {leading}"
     shown = [each.contrast.detectable for each in entered if each.contrast and each.contrast.detectable is not None]
@@ -83,32 +85,13 @@ def _losses(results: Sequence[Result]) -> list[str]:
     return [f"Did not survive: {', '.join(parts)}; they rank worst in the tests."] if parts else []
 
 
-def _same_setting(comparison: Comparison) -> list[str]:
-    results = comparison.results
-    runs = [run for result in results for run in result.arm.runs if run.settings is not None]
-    tuned = {run.settings.tuning for run in runs if run.settings is not None}
-    if len(results) < 2 or any(result.arm.pooled for result in results):
-        return []
-    if len(tuned) == 1 and (tuning := tuned.pop()).keys:
-        seeds = ", ".join(map(str, tuning.seeds))
-        if {run.settings.seed for run in runs if run.settings is not None} <= {*tuning.seeds}:
-            return [f"These are settings of {' and '.join(tuning.keys)} to choose from, on the seeds of the choice."]
-        shown = f"what was best on seeds {seeds} is shown"
-        others = [
-            {key: each for key, each in result.arm.settings.items() if key not in tuning.keys} for result in results
-        ]
-        if any(others.count(each) > 1 for each in others):
-            shown = "of some more than one setting is shown"
-        return [f"Every arm had the same grid of {' and '.join(tuning.keys)}; {shown}."]
-    return ["Every arm was trained at the settings of the table below, and not tuned for itself."]
-
-
 def _named(result: Result) -> str:
     return result.arm.label
 
 
 def _listed(results: Sequence[Result]) -> str:
-    return ", ".join(map(_named, results))
+    more = [f"{len(results) - MOST_NAMED} more"] if len(results) > MOST_NAMED else []
+    return ", ".join([*map(_named, results[: MOST_NAMED if more else None]), *more])
 
 
 def _number(mean: Mean | None) -> str:

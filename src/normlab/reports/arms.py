@@ -98,7 +98,7 @@ def same_settings(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def arms(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Arm]:
-    """Return the arms that runs make, in the order of their first runs.
+    """Return the arms that runs make, in the order of their labels, numbers in theirs.
 
     by: keys that tell arms apart; runs that differ in others alone are then one arm.
     """
@@ -118,7 +118,8 @@ def arms(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Arm]:
         ]
         made.append(({key: value for key, value in first.items() if key not in pooled}, group, pooled))
     names = labels([settings for settings, _, _ in made])
-    return [Arm(label, *parts) for label, parts in zip(names, made, strict=True)]
+    found = [Arm(label, *parts) for label, parts in zip(names, made, strict=True)]
+    return sorted(found, key=lambda arm: _by_numbers(arm.label))
 
 
 def labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -157,7 +158,8 @@ def baseline(arms: Sequence[Arm], wanted: Mapping[str, str]) -> Arm:
         bare = [arm for arm in arms if arm.settings.get(TECHNIQUES[1]) == "none"]
         return max(bare or arms[:1], key=lambda arm: (arm.settings.get("penalty") == "none", len(arm.runs)))
     differing = _differing([arm.settings for arm in arms])
-    named = {name: key for key, name in _told([arm.settings for arm in arms]).items()}
+    named = dict(zip("GD", TECHNIQUES, strict=True))
+    named |= {name: key for key, name in _told([arm.settings for arm in arms]).items()}
     keys = {key: named.get(key, key if any(key in arm.settings for arm in arms) else f"{key}.name") for key in wanted}
     for key, full in keys.items():
         if not any(full in arm.settings for arm in arms):
@@ -217,7 +219,7 @@ def _technique(arm: Mapping[str, Any], key: str) -> str:
 
 
 def _words(arm: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    return [f"{name}={arm[key]}" for key, name in names.items() if key in arm]
+    return [f"{name}={str(arm[key]).replace(', ', ',')}" for key, name in names.items() if key in arm]
 
 
 def _names(keys: Iterable[str]) -> dict[str, str]:

@@ -6,10 +6,11 @@ import textwrap
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from normlab.reports import convergence
 from normlab.reports.arms import short_labels
@@ -17,6 +18,7 @@ from normlab.reports.comparison import Comparison, Ended, Result, best_first
 from normlab.reports.convergence import Point
 from normlab.reports.measured import is_finite
 from normlab.reports.series import DRAWN, GAP, Array
+from normlab.reports.sheets import sheet
 from normlab.reports.statistics import Mean, by_seed, mean
 
 if TYPE_CHECKING:  # it takes a second to import
@@ -30,7 +32,8 @@ MARKERS = "osD^vPX*"
 LOG_FROM = 20.0  # the ratio of the largest to the smallest value from which an axis is logarithmic
 EVEN_UP_TO = 5.0  # the same up to which one that is logarithmic all the same has evenly spaced numbers
 MOST_DECADES = 1e3  # the same up to which its decades are divided
-MOST_PANELS = 12  # of arms side by side
+MOST_ARMS = 12  # that lines and panels can be told apart of
+MAY_BE_NEGATIVE = ("kid", "kernel_distance")  # unbiased estimates of what is not
 COLUMNS = 4
 SINGLE_SEEDS = 16  # what the thin lines of all seeds come to together, in opaque ones; more would bury the means
 SHOWN_FROM = 3  # seeds from which on an interval is drawn: that of two is thirteen times as wide as they are apart
@@ -81,9 +84,28 @@ class Look:
 def pictures(comparison: Comparison) -> list[Picture]:
     """Return the figures that a comparison has something for; the same runs give the same bytes."""
     looks = _looks(comparison)
-    made = (_curves, _finals, _scalars, _spectra, _gradients, _sensitivity)
+    fewer, note = _fewer(comparison)
     with _style():
-        return [_drawn(*parts) for make in made for parts in make(comparison, looks)]
+        return [
+            *(_drawn(name, caption + note, figure) for name, caption, figure in _curves(fewer, looks)),
+            *(_drawn(*parts) for parts in _finals(comparison, looks)),
+            *(
+                _drawn(name, caption + note, figure)
+                for make in (_scalars, _spectra, _gradients)
+                for name, caption, figure in make(fewer, looks)
+            ),
+            *(_drawn(*parts) for make in (_sensitivity, _samples) for parts in make(comparison, looks)),
+        ]
+
+
+def _fewer(comparison: Comparison) -> tuple[Comparison, str]:
+    """Return a comparison of as many arms as lines and panels can be told apart, and what to say of it."""
+    first, *others = comparison.results
+    if len(others) < MOST_ARMS:
+        return comparison, ""
+    best = best_first(others, comparison.terms.metric)[: MOST_ARMS - 1]
+    kept = [each for each in comparison.results if each is first or any(each is other for other in best)]
+    return replace(comparison, results=kept), f" The baseline and the {len(best)} best of {len(others)} other arms."
 
 
 def _drawn(name: str, caption: str, figure: "Figure") -> Picture:
@@ -133,7 +155,7 @@ def _curves(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
 
     caption = (
         f"{metric} over training, from the first evaluation after its start: means over seeds with bands of 95 % "
-        f"(from {SHOWN_FROM} seeds on); each run is a thin line."
+        f"(from {SHOWN_FROM} seeds on), but where they would reach 0; each run is a thin line."
     )
     yield "curves", caption, figure
 
@@ -157,7 +179,9 @@ def _curve(panel: "Axes", result: Result, unit: str, look: Look, alpha: float) -
     xs = [float(np.mean([x for _, x, _ in at[step]])) for step in steps]
     means = [each for step in steps if (each := mean([*by_seed((seed, y) for seed, _, y in at[step]).values()]))]
     panel.plot(xs, [each.value for each in means], color=look.colour, ls=look.dashes, lw=1.8, label=look.label)
-    panel.fill_between(xs, *_intervals(means), color=look.colour, alpha=0.12, lw=0)
+    low, high = _intervals(means)
+    possible = low > 0 if all(y > 0 for points in at.values() for _, _, y in points) else np.full(len(low), True)
+    panel.fill_between(xs, low, high, where=possible, color=look.colour, alpha=0.12, lw=0)
 
 
 def _intervals(means: Sequence[Mean]) -> tuple[Array, Array]:
@@ -195,11 +219,12 @@ def _finals(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple
     panel.grid(axis="y", visible=False)
     values = [value for result in results for value in result.values.values()]
     _maybe_logarithmic(panel, values, axis="x")
+    cut = _cut_at_zero(panel, comparison.terms.metric, axis="x")
 
     better = "right" if convergence.direction(comparison.terms.metric) > 0 else "left"
     caption = (
         f"Final {comparison.terms.metric}: a point for each seed, the mean and its 95 % interval (from {SHOWN_FROM} "
-        f"seeds on); better to the {better}. The dashed line is the baseline's mean."
+        f"seeds on); better to the {better}. The dashed line is the baseline's mean.{cut}"
     )
     yield "finals", caption, figure
 
@@ -252,8 +277,7 @@ def _averaged(series: Sequence[Array]) -> tuple[Array, Array]:
 
 def _spectra(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
     for network in ("discriminator", "generator"):
-        shown = [result for result in comparison.results if any(network in run.layers for run in result.ended)]
-        shown = [each for each in shown if _times(each, network) > 1][:MOST_PANELS]
+        shown = [each for each in comparison.results if _times(each, network) > 1]
         if not shown:
             continue
 
@@ -376,15 +400,42 @@ def _sensitivity(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[
         panel.set_xlabel(key)
         panel.set_ylabel(comparison.terms.metric)
         _maybe_logarithmic(panel, [each.quality.value for own in lines for each in own if each.quality])
+        cut = _cut_at_zero(panel, comparison.terms.metric)
         _legend(figure, panel)
 
         caption = (
             f"{comparison.terms.metric} against {key}, all else the same: means over the seeds that survived with "
-            f"95 % intervals (from {SHOWN_FROM} seeds on); each seed is a dot."
+            f"95 % intervals (from {SHOWN_FROM} seeds on); each seed is a dot.{cut}"
         )
+        if alone := sum(len(own) == 1 for own in groups.values()):
+            caption += f" Arms with a single value of it are not drawn ({alone})."
         if any(each.quality is None for own in lines for each in own):
             caption += " A cross at the top: no seed survived there."
         yield f"sensitivity_{key.replace('.', '_')}", caption, figure
+
+
+def _samples(comparison: Comparison, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, "Figure"]]:
+    found = sheet(comparison)
+    if found is None:
+        return
+
+    from matplotlib.figure import Figure
+
+    rows, columns = len(found.arms), len(found.steps)
+    figure = Figure(figsize=(1.6 + 1.35 * columns, 0.3 + 1.35 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for row, arm in enumerate(found.arms):
+        for column, piece in enumerate(found.cells[row]):
+            panel = grid[row][column]
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
+            if piece is not None:
+                panel.imshow(np.asarray(Image.open(io.BytesIO(piece)).convert("RGB")), interpolation="none")
+        grid[row][0].set_ylabel(looks[arm].label, rotation=0, ha="right", va="center")
+    for column, step in enumerate(found.steps):
+        grid[0][column].set_title(f"step {step}")
+
+    yield "samples", f"Samples from the same latents: seed {found.seed}, the first images of each run's grid.", figure
 
 
 def _moved(xs: Sequence[float], share: float, span: Sequence[float], scale: str) -> list[float]:
@@ -450,6 +501,16 @@ def _maybe_logarithmic(panel: "Axes", values: Sequence[float | None], axis: str 
     known = [value for value in values if value is not None and np.isfinite(value)]
     if known and min(known) > 0 and max(known) / min(known) >= LOG_FROM:
         _logarithmic(panel, axis)
+
+
+def _cut_at_zero(panel: "Axes", metric: str, axis: str = "y") -> str:
+    """End an axis at 0 if intervals reach below while no value of the metric can be, and return what to say of it."""
+    own = panel.yaxis if axis == "y" else panel.xaxis
+    lowest = panel.dataLim.ymin if axis == "y" else panel.dataLim.xmin
+    if metric in MAY_BE_NEGATIVE or lowest >= 0 or own.get_scale() == "log":
+        return ""
+    panel.set(**{f"{axis}lim": (0, None)})
+    return " Intervals are cut at 0, below which no value can be."
 
 
 def _logarithmic(panel: "Axes", axis: str = "y") -> None:

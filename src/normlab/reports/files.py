@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from normlab.outputs import plain_json
-from normlab.outputs.atomic import write_atomically
+from normlab.outputs.atomic import unwritable, write_atomically
 from normlab.reports import figures, formats, sections
 from normlab.reports.comparison import Comparison
 from normlab.reports.origin import SETTINGS, in_words
@@ -78,5 +78,8 @@ def _places(names: Collection[str]) -> list[str]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
     write_atomically(path, content)

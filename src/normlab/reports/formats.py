@@ -2,10 +2,12 @@
 
 import csv
 import io
+import re
 from typing import Any
 
 from normlab.reports.tables import Bounded, Table, cell, headings, is_numeric
 
+WIDE = 6  # columns from above which a table is set smaller
 _LATEX = str.maketrans(
     {
         "&": r"\&",
@@ -67,10 +69,13 @@ def as_latex(table: Table) -> str:
         for texts in (columns, *([cell(row.get(column)) for column in columns] for row in table.rows))
     )
     caption = " ".join([f"{table.title}.", *table.lines]).translate(_LATEX)
+    caption = re.sub("`([^`]*)`", r"\\texttt{\1}", caption)
+    small = [r"  \footnotesize", r"  \setlength{\tabcolsep}{3pt}"] if len(columns) > WIDE else []
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
+            *small,
             rf"  \caption{{{caption}}}",
             rf"  \label{{tab:{table.name}}}",
             rf"  \begin{{tabular}}{{{alignment}}}",

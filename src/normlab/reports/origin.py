@@ -37,8 +37,8 @@ def settings_table(comparisons: Mapping[str, Comparison]) -> Table:
         rows.append(
             {**_of(name, comparisons), "arm": arm.label, "runs": len(arm.runs), "seeds": _seeds(arm.runs), **listed}
         )
-    same = "Whatever is not here is the same in all of them." if keys else "The runs differ in nothing but the seed."
-    return Table(name=SETTINGS, title="In what the runs differ", rows=rows, lines=[same])
+    same = "All other settings are the same in all runs." if keys else "The runs differ in nothing but the seed."
+    return Table(name=SETTINGS, title="Settings in which the runs differ", rows=rows, lines=[same])
 
 
 def in_words(settings: Table) -> Table:
@@ -96,7 +96,9 @@ def commands_table(comparisons: Mapping[str, Comparison], words_of: Callable[[Ru
                 several = ["-m"] if len(seeds) > 1 else []
                 command = shlex.join(["normlab", "train", *several, *words, f"seed={','.join(map(str, seeds))}"])
                 rows.append({**_of(name, comparisons), "arm": arm.label, "command": command})
-    return Table(name="commands", title="What trains the arms", rows=rows, lines=["Paths of data are not told."])
+    return Table(
+        name="commands", title="Commands that train the arms", rows=rows, lines=["Paths of data are left out."]
+    )
 
 
 def tuning_tables(runs: Iterable[Run]) -> list[Table]:

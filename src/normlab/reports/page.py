@@ -1,6 +1,7 @@
 """A comparison as one web page that needs nothing else: no network, no other file."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -13,6 +14,7 @@ from normlab.reports.tables import Bounded, Table, cell, headings, is_numeric
 
 FIRST_TABLES = ("quality", "differences")
 FIRST_PICTURES = ("finals",)
+SAMPLES = "samples"  # which a page lays out itself
 
 
 def page(
@@ -56,7 +58,7 @@ def by_name(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
 def _part(number: int, name: str, comparison: Comparison, pictures: Sequence[Picture]) -> dict[str, Any]:
     own = f"part-{number}"
     tables = [_table(table, own, comparison) for table in sections.sections(comparison)]
-    shown = [_picture(picture, own) for picture in pictures]
+    shown = [_picture(picture, own) for picture in pictures if picture.name != SAMPLES]
     first = [table for table in tables if table["name"] in FIRST_TABLES]
     contents = [{"id": each["id"], "name": each["word"]} for each in (*first, *shown)]
     sheet = _sheet(comparison)
@@ -112,6 +114,8 @@ def _cell(value: Any, numeric: bool) -> dict[str, Any]:
         text, _, rest = text.partition(" [")
         interval = f"[{rest}"
     key = value.value if isinstance(value, Bounded) else value
+    if isinstance(value, str) and (counted := re.fullmatch(r"(\d+) of \d+", value)):
+        key = counted[1]
     kind = "number" if numeric else value if value in ("better", "worse") else "wrap" if len(text) > 36 else ""
     return {"text": text, "interval": interval, "key": "" if key is None else str(key), "kind": kind}
 

@@ -57,6 +57,29 @@ def sections(comparison: Comparison) -> list[Table]:
     return [table for table in tables if table is not None]
 
 
+def tuning(comparison: Comparison) -> list[str]:
+    """Return whether the arms were tuned, and alike: without it nothing can be made of a difference."""
+    results = comparison.results
+    if len(results) < 2 or any(result.arm.pooled for result in results):
+        return []
+    known = [(result, run.settings) for result in results for run in result.arm.runs if run.settings is not None]
+    plans = {settings.tuning for _, settings in known}
+    if len(plans) > 1:
+        tuned = dict.fromkeys(result.arm.label for result, settings in known if settings.tuning.keys)
+        return [
+            f"Tuned: {', '.join(tuned)}; the others were not, or otherwise, which is no comparison at equal effort."
+        ]
+    if not (plan := plans.pop()).keys:
+        return ["Every arm was trained at one setting, and not tuned for itself."]
+    keys, seeds = " and ".join(plan.keys), ", ".join(map(str, plan.seeds))
+    if {settings.seed for _, settings in known} <= {*plan.seeds}:
+        return [f"These are settings of {keys} to choose from, on the seeds of the choice."]
+    untuned = [{key: each for key, each in result.arm.settings.items() if key not in plan.keys} for result in results]
+    several = any(untuned.count(each) > 1 for each in untuned)
+    shown = "of some more than one setting is shown" if several else f"what was best on seeds {seeds} is shown"
+    return [f"Every arm had the same grid of {keys}; {shown}."]
+
+
 def _quality(comparison: Comparison) -> Table:
     terms, results = comparison.terms, comparison.results
     better = "higher" if convergence.direction(terms.metric) > 0 else "lower"
@@ -79,6 +102,7 @@ def _quality(comparison: Comparison) -> Table:
         if noise
         else "How noisy one evaluation is was not measured: `normlab evaluate RUN evaluation.repeats=5` does."
     ]
+    lines = [*tuning(comparison), *lines]
     return Table(
         name="quality",
         title=f"Quality: {terms.metric} at the last evaluation, mean with 95 % interval over seeds; {better} is better",
@@ -129,12 +153,13 @@ def _differences(comparison: Comparison) -> Table | None:
         title=f"Difference to the baseline in {comparison.terms.metric}, with 95 % intervals",
         rows=rows,
         lines=[
+            *tuning(comparison),
             "Difference: by Welch's test. Where seeds did not survive, ranks decide, in which they come last; "
             "and where those of an arm do not differ.",
             f"Corrected: by Holm's method for {_arms(tested)}. "
             f"Detectable, from {LEAST_SEEDS} seeds on: the smallest difference that four of five such studies show.",
             *(
-                [f"{TOO_FEW_RANKS.capitalize()}: with so many arms no ranks of so few could tell."]
+                [f"{TOO_FEW_RANKS.capitalize()}: with so many arms no ranks of so few could tell; more seeds can."]
                 if out_of_reach
                 else []
             ),

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 CONFIDENCE = 1 - SIGNIFICANT
 LEAST_SEEDS = 5  # of either arm, from which on a difference is called one
 POWER = 0.8  # of a study that is to show a difference: four of five do
-MOST_ARRANGEMENTS = 100_000  # of ranks that are looked at; of more so many are drawn
+MOST_ARRANGEMENTS = 200_000  # of ranks that are looked at, those of ten against ten; of more so many are drawn
 
 # By seed, of which two arms make a pair: a value, or None where it did not survive.
 Values = Mapping[int, float | None]

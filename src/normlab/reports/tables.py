@@ -86,5 +86,5 @@ def cell(value: Any) -> str:
             return number
         return f"{number} [{cell(float(value.low))}, {cell(float(value.high))}]"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

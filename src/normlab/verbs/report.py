@@ -16,6 +16,7 @@ from normlab.outputs import plain_json
 from normlab.outputs.run_dir import ENDINGS
 from normlab.registry import unknown
 from normlab.reports import arms, convergence, files, origin, page, sections, tables
+from normlab.reports.answer import answer
 from normlab.reports.arms import Kind
 from normlab.reports.comparison import Comparison, Ended, Result, compare, metrics
 from normlab.reports.runs import Run, find_runs
@@ -57,6 +58,13 @@ def run(arguments: list[str]) -> int:
         raise ConfigurationError(", ".join(map(str, folders)), problem, "`normlab status` shows how runs stand")
     groups = arms.by_kind(compared, options.within)
     comparisons = _comparisons(groups, options.metric, options.level, dict(options.baseline), options.by)
+    left_out += [
+        LeftOut(ended.run, f"it has no final value: {ended.final.reason}")
+        for comparison in comparisons
+        for result in comparison.results
+        for ended in result.ended
+        if ended.is_done and ended.final.value is None
+    ]
     if options.out is not None:
         named = page.by_name(comparisons)
         come_from = _origin(named, compared, left_out)
@@ -81,6 +89,7 @@ def _require_folder(out: Path | None) -> None:
 
 def _lines(comparison: Comparison) -> Iterator[str]:
     yield from sections.heading(comparison)
+    yield from ("", *answer(comparison))
     for table in sections.sections(comparison):
         yield from ("", table.title, *table.lines, tables.render(table.rows))
     if comparison.notes:
@@ -144,7 +153,8 @@ def _sorted_out(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
     broken, sound = list[LeftOut](), list[Run]()
     for run in runs:
         if run.state == "broken":
-            broken.append(LeftOut(run, "cannot be read"))
+            file = "config.yaml" if run.settings is None else "status.json"
+            broken.append(LeftOut(run, f"its {file} is missing or cannot be read"))
         else:
             sound.append(run)
     compared, left_out = list[Run](), list[LeftOut]()
@@ -208,6 +218,8 @@ def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
         "level": terms.level,
         "level_is_given": terms.level_is_given,
         "baseline": comparison.results[0].arm.label,
+        "answer": answer(comparison),
+        "tuning": sections.tuning(comparison),
         "horizon": terms.horizon,
         "arms": [
             {
