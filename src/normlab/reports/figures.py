@@ -94,7 +94,8 @@ def pictures(comparison: Comparison) -> list[Picture]:
                 for make in (_scalars, _spectra, _gradients)
                 for name, caption, figure in make(fewer, looks)
             ),
-            *(_drawn(*parts) for make in (_sensitivity, _samples) for parts in make(comparison, looks)),
+            *(_drawn(*parts) for parts in _sensitivity(comparison, looks)),
+            *(_drawn(name, caption + note, figure) for name, caption, figure in _samples(fewer, looks)),
         ]
 
 
