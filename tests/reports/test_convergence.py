@@ -104,7 +104,7 @@ def test_an_arm_that_never_gets_there_is_as_slow_as_the_horizon() -> None:
         ({0: 10.0}, {0: 0.0}, "before the first step"),
         ({0: 10.0}, {}, "could be timed"),
         ({0: 10.0}, {0: 20.0}, "two seeds"),
-        ({0: 10.0, 1: 10.0}, {0: 20.0, 1: 20.0}, "do not differ"),
+        ({0: 10.0, 1: 10.0}, {0: 20.0, 1: 20.0}, "at the same evaluation"),
         ({0: 10.0, 1: 15.0}, {0: 1.0, 1: 90.0}, "differ too much"),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_run_that_went_on_after_a_collapse_is_told_beside_those_that_are_done(
 
     assert (layer["found"], none["found"]) == ({"collapsed": 1, "dead": 1}, {"collapsed": 0, "dead": 0})
     assert layer["runs"][0]["found"] == {"collapsed": 400, "dead": 100}
-    assert "but collapsed  but dead" in shown.stdout
+    assert "called collapsed  called dead" in shown.stdout
 
 
 def test_a_baseline_that_diverged_leaves_the_others_their_numbers(normlab: Command, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_what_was_not_measured_alike_is_cut_to_what_all_have_and_told(normlab: C
     assert (layer["reached"], layer["times"], layer["log_area"]) == (0, {"step": 1000, "images_seen": 64000}, 2)
     assert comparison["notes"] == [
         "an interval needs two seeds of both arms: G:batch D:layer",
-        "the seeds of an arm do not differ, to the next evaluation: no interval: G:batch D:spectral",
+        "the seeds of an arm reach the level at the same evaluation: no interval: G:batch D:spectral",
         "runs end at 1,000 to 2,000 steps: quality and stability are of each run's own end",
         "runs of different machines: seconds are left out",
         "1 of 7 runs had a setting changed on their way: see their changes.jsonl",

@@ -95,7 +95,7 @@ def speedup(arm: Mapping[Any, float | None], baseline: Mapping[Any, float | None
     if not own or not other:
         return Speedup(None, reason="an arm has no run that could be timed")
     if all(time is None or time > horizon for time in (*arm.values(), *baseline.values())):
-        return Speedup(None, reason="no run of either arm reaches the level")
+        return Speedup(None, reason="no run of either arm reaches the level before the shortest run ends")
     if base == 0:
         return Speedup(None, reason="the baseline is at the level before the first step")
     percent = 100 * (1 - mean / base)
@@ -103,7 +103,7 @@ def speedup(arm: Mapping[Any, float | None], baseline: Mapping[Any, float | None
     if min(len(own), len(other)) < 2:
         return Speedup(percent, reason="an interval needs two seeds of both arms")
     if len({*own.values()}) == len({*other.values()}) == 1:
-        return Speedup(percent, reason="the seeds of an arm do not differ, to the next evaluation: no interval")
+        return Speedup(percent, reason="the seeds of an arm reach the level at the same evaluation: no interval")
     bounds = ratio_interval([own[seed] for seed in sorted(own)], [other[seed] for seed in sorted(other)], paired=paired)
     if bounds is None:
         return Speedup(percent, reason="the baseline's seeds are too few and differ too much for an interval")

@@ -51,7 +51,7 @@ def in_words(settings: Table) -> Table:
             for key, value in row.items()
             if key not in first and value is not None
         ]
-        rows.append({**{key: row[key] for key in first if key in row}, "settings": " ".join(words)})
+        rows.append({**{key: row[key] for key in first if key in row}, "settings": "\n".join(words)})
     return replace(settings, rows=rows)
 
 

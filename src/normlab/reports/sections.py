@@ -115,7 +115,7 @@ def _quality(comparison: Comparison) -> Table:
                 "seeds": f"{result.survived} of {len(result.values)}",
                 **({"best": _bounded(result.best)} if any(each.best for each in results) else {}),
                 **({"noise": result.noise} if noise else {}),
-                **{f"but {state}": result.found(state) for state in told},
+                **{f"called {state}": result.found(state) for state in told},
                 **{state: result.count(*states) for state, states in lost.items()},
             }
             for result in results
@@ -220,7 +220,7 @@ def _convergence(comparison: Comparison) -> Table | None:
     better = "more" if convergence.direction(terms.metric) > 0 else "less"
     origin = "as stated" if terms.level_is_given else "the baseline's median final value"
     limits = ", ".join(f"{value:,.0f} {UNITS[unit]}" for unit, value in terms.horizon.items())
-    lines = [f"A seed that does not get there counts with {limits}."]
+    lines = [f"A seed that does not get there is counted as having taken {limits}."]
     if intervals := [interval for run in comparison.results[0].ended if (interval := evaluation_interval(run))]:
         lines += [
             f"Evaluated about every {statistics.median_low(intervals):g} steps: no time is known better than that."
