@@ -7,7 +7,8 @@ from typing import Any
 
 from normlab.reports.tables import Bounded, Table, cell, headings, is_numeric
 
-WIDE = 6  # columns from above which a table is set smaller
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"  # to the line, if wider
+MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 _LATEX = str.maketrans(
     {
         "&": r"\&",
@@ -61,30 +62,28 @@ def as_markdown(table: Table) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """Return a `table` of the booktabs package, the title its caption."""
+    """Return a `table` of the packages booktabs and graphicx, the title its caption; one too wide is made smaller."""
     columns = headings(table.rows)
     alignment = "".join("r" if is_numeric(table.rows, column) else "l" for column in columns)
     header, *rows = (
-        " & ".join(text.translate(_LATEX) for text in texts) + r" \\"
+        " & ".join(MINUS.sub("$-$", text.translate(_LATEX)) for text in texts) + r" \\"
         for texts in (columns, *([cell(row.get(column)) for column in columns] for row in table.rows))
     )
     caption = " ".join([f"{table.title}.", *table.lines]).translate(_LATEX)
     caption = re.sub("`([^`]*)`", r"\\texttt{\1}", caption)
-    small = [r"  \footnotesize", r"  \setlength{\tabcolsep}{3pt}"] if len(columns) > WIDE else []
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
-            *small,
             rf"  \caption{{{caption}}}",
             rf"  \label{{tab:{table.name}}}",
-            rf"  \begin{{tabular}}{{{alignment}}}",
+            rf"  {FITTED}{{\begin{{tabular}}{{{alignment}}}",
             r"    \toprule",
             f"    {header}",
             r"    \midrule",
             *(f"    {row}" for row in rows),
             r"    \bottomrule",
-            r"  \end{tabular}",
+            r"  \end{tabular}}",
             r"\end{table}",
             "",
         ]
