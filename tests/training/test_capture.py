@@ -263,10 +263,11 @@ def test_a_compiled_step_is_a_step_under_every_technique(build_step: BuildStep, 
 def test_a_compiled_step_is_a_step_in_bf16(build_step: BuildStep) -> None:
     """Without batch statistics: a compiler keeps in float32 what lies between the operations of a norm.
 
-    A bf16 has 8 bits, 0.4 % to the next one; a CPU with units for it rounds elsewhere in a compiled step.
+    One bf16 is up to 2^-7 of its value below the next, so that rounding is half of that; a CPU with units for it rounds
+    elsewhere in a compiled step.
     """
     step = build_step("normalization=both/spectral", "optimizer=sgd", "precision=bf16")
-    require_alike(step, compiled(step), steps=2, rtol=8e-3)
+    require_alike(step, compiled(step), steps=2, rtol=2**-8)
 
 
 @pytest.mark.slow

@@ -793,6 +793,20 @@ def test_a_second_report_takes_the_place_of_the_first_and_of_nothing_else(
     assert there == {*listed, "files.json", "figures/architecture.png", "tables/mine.tex"}
 
 
+def test_a_list_of_what_to_remove_reaches_nothing_outside_its_folder(
+    normlab: Command, study: Path, tmp_path: Path
+) -> None:
+    out, outside = tmp_path / "out", tmp_path / "mine.txt"
+    outside.write_text("mine")
+    out.mkdir()
+    (out / "link.txt").symlink_to(outside)
+    names = ["../mine.txt", str(outside), "link.txt", ".", 3]
+    (out / "files.json").write_text(json.dumps({"files": names}))
+
+    assert normlab("report", str(study), "--out", str(out)).exit_code == 0
+    assert outside.read_text() == "mine"
+
+
 def test_what_was_tuned_is_told_with_the_numbers_wherever_they_go(normlab: Command, tmp_path: Path) -> None:
     tuning = TuningConfig(keys=("optimizer.lr",), seeds=(1000,))
     fabricate(tmp_path / "study/none", arm("none"), [99, 30.0])

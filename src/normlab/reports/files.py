@@ -54,10 +54,15 @@ def write(
 
 
 def _remove_an_earlier(folder: Path) -> None:
-    """Remove the report that is there, and nothing else: of other runs there may be other tables and figures."""
+    """Remove the report that is there, and nothing else: of other runs there may be other tables and figures.
+
+    A folder may be somebody else's: what its list names outside of it, or what is no file, stays.
+    """
     names = plain_json.read(folder / WRITTEN).get("files")
-    for name in names if isinstance(names, list) else ():
-        (folder / str(name)).unlink(missing_ok=True)
+    paths = [folder / name for name in (names if isinstance(names, list) else ()) if isinstance(name, str)]
+    for path in paths:
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            path.unlink()
 
 
 def _title(comparisons: Iterable[Comparison]) -> str:
